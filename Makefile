@@ -1,0 +1,52 @@
+# The same words on every machine, CI's included. Needs Python 3.11 or later, and make.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+MILVUS_PLATFORMS := (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'darwin'
+
+# What the demo and the tests run must not depend on what a machine can fetch, and calls nobody.
+export HF_HUB_OFFLINE ?= 1
+export DO_NOT_TRACK ?= 1
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+
+.PHONY: help demo test install lint lock milvus bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/installed ## Set up .venv from the lock file
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install ## Index the Python topics into an embedded Milvus, evaluate, ask
+	@$(BIN)/python corpora/demo/write_topics.py
+	@$(BIN)/python -m flows.demo
+
+test: install lint ## Linters, types, import contract, and every test that this machine can run
+	$(BIN)/python -m pytest
+
+lint: install ## ruff, mypy --strict, the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: install ## Renew requirements.lock
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra milvus --strip-extras --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-emit-options --constraint constraints.txt \
+		--output-file requirements.lock pyproject.toml
+	# A CPU build of torch at hand must not become everybody's, and the Milvus server has no build for every platform.
+	sed -i -E "s/^(torch==[0-9.]+)\+cpu$$/\1/; s/^(milvus==[0-9.]+)$$/\1 ; $(MILVUS_PLATFORMS)/" requirements.lock
+
+milvus: install ## Start a real Milvus server here, without Docker; Ctrl+C ends it
+	$(BIN)/python deployments/local_milvus.py
+
+bench: install ## Measure what the README says
+	$(BIN)/python benchmarks/prefect_cost.py
+
+clean: ## Remove what the demo and the tools wrote; .venv stays
+	rm -rf data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache corpora/demo/topics

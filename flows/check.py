@@ -1,0 +1,114 @@
+"""`nightloom check`: what a night needs, tried one by one."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from prefect.settings import get_current_settings
+
+from nightloom.corpus import Corpus, load_corpus
+from nightloom.download import http_client
+from nightloom.embedding import Embedder
+from nightloom.errors import NightloomError, SourceUnavailable
+from nightloom.evaluation import judge, load_golden
+from nightloom.milvus import open_index, server_version
+from nightloom.sources import list_source, one_listing
+from nightloom.splitting import Splitter
+from tasks.secrets import milvus_token
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found, and whether it stands in the way of a night."""
+
+    says: str
+    is_error: bool = False
+
+
+async def checks(file: Path) -> list[tuple[str, Finding]]:
+    """Try everything that a night needs.
+
+    Returns:
+        Name and finding of each check; after an invalid file there is nothing else to try.
+    """
+    try:
+        corpus = load_corpus(file)
+    except NightloomError as error:
+        return [("file", Finding(str(error), is_error=True))]
+    found = [("file", Finding(f"{file} is valid; its index is {corpus.name!r}"))]
+    parts = (
+        ("sources", _sources),
+        ("embedder", _embedder),
+        ("queries", _queries),
+        ("milvus", _milvus),
+        ("prefect", _prefect),
+    )
+    for name, part in parts:
+        try:
+            found.append((name, Finding(await part(corpus))))
+        except NightloomError as error:
+            found.append((name, Finding(str(error), is_error=True)))
+    return found
+
+
+async def _sources(corpus: Corpus) -> str:
+    listings = []
+    for source in corpus.sources:
+        if source.addresses:
+            await asyncio.gather(*(_answers(url) for url in source.addresses))
+        else:
+            listings.append(await asyncio.to_thread(list_source, source))
+    urls = sum(len(source.addresses) for source in corpus.sources)
+    documents = len(one_listing(listings).documents) if listings else 0
+    return f"{documents} documents on disk, {urls} URLs answer"
+
+
+async def _answers(url: str) -> None:
+    """Ask for a URL and read no more than the head of the answer."""
+    try:
+        async with http_client() as client, client.stream("GET", url) as answer:
+            answer.raise_for_status()
+    except httpx.HTTPError as error:
+        raise SourceUnavailable(f"{url}: {error}; mend the URL, or see whether the server is up") from None
+
+
+async def _embedder(corpus: Corpus) -> str:
+    embedder = await asyncio.to_thread(Embedder, corpus.embedder)
+    Splitter(corpus.splitting, embedder)
+    return f"{corpus.embedder.model} reads {embedder.max_tokens} tokens; nodes hold {corpus.splitting.max_tokens}"
+
+
+async def _queries(corpus: Corpus) -> str:
+    if corpus.evaluation is None:
+        return "no [evaluation]: the index will not be scored"
+    golden = load_golden(corpus.evaluation)
+    on_disk = [await asyncio.to_thread(list_source, source) for source in corpus.sources if not source.addresses]
+    items = [(entry.uri, entry.item) for listing in on_disk for entry in (*listing.documents, *listing.quarantined)]
+    items += [(url, url) for source in corpus.sources for url in source.addresses]
+    judge(golden, items, gone_is_error=True)
+    return f"{len(golden.texts)} golden queries, {len(golden.judgements)} judgements"
+
+
+async def _milvus(corpus: Corpus) -> str:
+    async with open_index(corpus.milvus, corpus.name, await milvus_token(corpus.milvus)) as index:
+        if index.is_absent:
+            return f"{corpus.milvus.uri} does not exist yet; the first night creates it"
+        generations = await index.generations()
+        live = next((generation.name for generation in generations if generation.live), "none")
+        version = await asyncio.to_thread(server_version, index)
+        return f"{corpus.milvus.uri}: version {version}, {len(generations)} generations, live: {live}"
+
+
+async def _prefect(_corpus: Corpus) -> str:
+    url = get_current_settings().api.url
+    if not url:
+        return "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself"
+    try:
+        async with httpx.AsyncClient(timeout=5) as client:
+            (await client.get(f"{url.rstrip('/')}/health")).raise_for_status()
+    except httpx.HTTPError as error:
+        raise SourceUnavailable(
+            f"{url} does not answer: {error}; start it with `prefect server start`, or unset PREFECT_API_URL"
+        ) from None
+    return f"{url} answers"

@@ -1,0 +1,219 @@
+"""The command line: `nightloom run`, `ask`, `evaluate`, `status` and `check`."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nightloom.corpus import Corpus, EvaluationSettings, load_corpus
+from nightloom.errors import CorpusFileError, NightloomError
+from nightloom.report import RunReport, plain
+
+Result = TypeVar("Result")
+
+app = typer.Typer(
+    name="nightloom",
+    help="Keeps a Milvus collection in step with a corpus, and lets readers see only what is whole.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+CorpusFile = Annotated[Path, typer.Argument(metavar="CORPUS.toml", help="The corpus file.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+
+out = Console()
+err = Console(stderr=True)
+
+
+@app.command()
+def run(corpus: CorpusFile, as_json: AsJson = False) -> None:
+    """Run one night in this process: exit code 0 done or unchanged, 1 failed, 2 bad input, 3 held by the gate."""
+    _calm_prefect()
+    from flows.nightly_reindex import nightly_reindex  # noqa: PLC0415  Prefect takes seconds to import
+    from nightloom.night import refused_report  # noqa: PLC0415
+    from nightloom.screen import show_report, watch_night  # noqa: PLC0415
+
+    report: RunReport
+    code = 0
+    try:
+        load_corpus(corpus)  # before Prefect starts anything, so that a typing error costs no time
+        with watch_night(err):
+            report = RunReport.model_validate(asyncio.run(nightly_reindex(corpus_file=corpus)))
+    except NightloomError as error:
+        report = error.report if isinstance(error.report, RunReport) else refused_report(corpus.stem, error)
+        code = error.exit_code
+        err.print(f"{report.outcome}: {plain(str(error))}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print(report.model_dump_json())  # noqa: T201  stdout holds the report and nothing else
+    elif report.generation or not code:
+        show_report(out, report)
+    raise typer.Exit(code)
+
+
+@app.command()
+def ask(
+    corpus: CorpusFile,
+    question: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="Passages at most.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show the passages nearest to a question, each with its URI, position, score and text."""
+    from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
+    from nightloom.screen import show_hits  # noqa: PLC0415
+
+    async def find() -> list[Any]:
+        loaded = load_corpus(corpus)
+        return await live.ask(loaded, await _token(loaded), question, top_k)
+
+    hits = _finish(find(), as_json=as_json)
+    if as_json:
+        passages = [dataclasses.asdict(hit) for hit in hits]
+        print(json.dumps({"question": question, "passages": passages}, ensure_ascii=False))  # noqa: T201
+    else:
+        show_hits(out, hits)
+
+
+@app.command()
+def evaluate(
+    corpus: CorpusFile,
+    queries: Annotated[Path | None, typer.Option(help="Queries instead of the corpus file's.")] = None,
+    qrels: Annotated[Path | None, typer.Option(help="Judgements instead of the corpus file's.")] = None,
+    trec_run: Annotated[Path | None, typer.Option("--trec-run", help="Write the rankings there, as TREC does.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask golden queries of the live index: each metric as a mean and per query."""
+    from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
+    from nightloom.evaluation import write_trec_run  # noqa: PLC0415
+
+    async def score() -> Any:
+        loaded = load_corpus(corpus)
+        return await live.evaluate_live(loaded, await _token(loaded), _other_golden(loaded, queries, qrels))
+
+    judged, scores = _finish(score(), as_json=as_json)
+    if trec_run:
+        write_trec_run(trec_run, scores.rankings, tag="nightloom")
+    if as_json:
+        print(  # noqa: T201
+            json.dumps(
+                {
+                    "corpus": load_corpus(corpus).name,
+                    "scores": scores.means,
+                    "queries": {"asked": len(scores.rankings), "unjudged": judged.golden.unjudged},
+                    "per_query": scores.per_query,
+                    "set_aside": list(scores.set_aside),
+                    "trec_run": str(trec_run) if trec_run else None,
+                }
+            )
+        )
+        return
+    names = list(scores.means)
+    table = Table("query", "text", *names)
+    for key, values in scores.per_query.items():
+        table.add_row(plain(key), plain(judged.golden.texts[key])[:70], *(f"{values[name]:.4f}" for name in names))
+    table.add_section()
+    table.add_row("mean", f"{len(scores.per_query)} queries", *(f"{scores.means[name]:.4f}" for name in names))
+    out.print(table)
+    if scores.set_aside:
+        out.print(f"set aside, as no relevant document of theirs is in the index: {', '.join(scores.set_aside)}")
+
+
+@app.command()
+def status(corpus: CorpusFile, as_json: AsJson = False) -> None:
+    """Show what is live: alias, generation, documents, nodes, fingerprint, when."""
+    from nightloom import live  # noqa: PLC0415  seconds to import
+
+    async def look() -> Any:
+        loaded = load_corpus(corpus)
+        return await live.status(loaded, await _token(loaded))
+
+    found = _finish(look(), as_json=as_json)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found) | {"created": found.created.isoformat()}))  # noqa: T201
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("alias", found.alias)
+    table.add_row("generation", found.generation)
+    table.add_row("documents", str(found.documents))
+    table.add_row("nodes", str(found.nodes))
+    says = {True: "as the corpus file says", False: "the corpus file now says another", None: "model not to be had"}
+    table.add_row("fingerprint", f"{found.fingerprint[:16]} ({says[found.matches]})")
+    table.add_row("created", f"{found.created:%Y-%m-%d %H:%M:%S} UTC")
+    if found.scores:
+        table.add_row("scores", ", ".join(f"{metric} {value:.4f}" for metric, value in found.scores.items()))
+    out.print(table)
+
+
+@app.command()
+def check(corpus: CorpusFile) -> None:
+    """Check the file, the sources, the embedder, Milvus and Prefect: one line each, and what to do where one fails."""
+    from flows.check import checks  # noqa: PLC0415  Prefect takes seconds to import
+
+    failed = False
+    for name, error in asyncio.run(checks(corpus)):
+        failed |= error.is_error
+        sign, colour = ("✗", "red") if error.is_error else ("✓", "green")
+        out.print(f"[{colour}]{sign}[/] {name:<10} ", end="")
+        out.print(plain(error.says), markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(CorpusFileError.exit_code if failed else 0)
+
+
+async def _token(corpus: Corpus) -> Any:
+    if corpus.milvus.token_block is None:
+        from nightloom.secrets import milvus_token as from_environment  # noqa: PLC0415
+
+        return from_environment()
+    from tasks.secrets import milvus_token  # noqa: PLC0415  only a Secret block needs Prefect
+
+    return await milvus_token(corpus.milvus)
+
+
+def _other_golden(corpus: Corpus, queries: Path | None, qrels: Path | None) -> EvaluationSettings | None:
+    if queries is None and qrels is None:
+        return None
+    base = corpus.evaluation
+    files = {"queries": queries or (base and base.queries), "qrels": qrels or (base and base.qrels)}
+    if None in files.values():
+        raise CorpusFileError("give --queries and --qrels together: the corpus file has no [evaluation]")
+    return base.model_copy(update=files) if base else EvaluationSettings.model_validate(files)
+
+
+def _finish(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
+    """Run to the end; an error of ours is a message and an exit code, not a traceback."""
+    try:
+        return asyncio.run(work)
+    except NightloomError as error:
+        err.print(plain(str(error)), style="red", markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            print(json.dumps({"error": str(error), "outcome": error.outcome}))  # noqa: T201
+        raise typer.Exit(error.exit_code) from None
+
+
+def _calm_prefect() -> None:
+    """The progress on the screen takes the place of Prefect's log, and its temporary server stops without a word."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    logging.captureWarnings(capture=True)
+    try:
+        app()
+    except KeyboardInterrupt:
+        err.print("interrupted; the next run takes up where this one stopped")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""The corpus file: its keys as models, which are the flow's parameters too, and how a file becomes one `Corpus`.
+
+Values come, each over the one before, from the file, from the environment (`NIGHTLOOM_SPLITTING__MAX_TOKENS=128`), and
+from sections given to the flow. Secrets are in none of them: see `nightloom.secrets`.
+"""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from nightloom.errors import CorpusFileError
+from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
+
+ALIAS_LENGTH = 200
+"""Longest alias: Milvus takes names of 255 characters, and a generation's name is the alias and 26 more."""
+
+TOP_LEVEL_KEYS = ("name", "sources", "splitting", "embedder", "milvus", "evaluation", "gate", "shards", "reports")
+
+Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=ALIAS_LENGTH)]
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f#]+$", max_length=500)]
+
+
+class Section(BaseModel):
+    """A table of the corpus file. Unknown keys are errors, so that a misspelt one is never silently a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SourceSettings(Section):
+    """Where documents come from: exactly one of `path`, `url`, `urls` and `jsonl`."""
+
+    name: Name | None = Field(
+        None,
+        title="Name",
+        description="First part of the URIs of its documents. Default: the last part of `path` or `jsonl` as written.",
+    )
+    path: Path | None = Field(None, title="File or folder", description="A file, or a folder with all below it.")
+    include: tuple[str, ...] = Field(
+        ("**/*",), title="Include", description="Globs, relative to the folder, of the files to take."
+    )
+    exclude: tuple[str, ...] = Field(
+        (), title="Exclude", description="Globs, relative to the folder, of the files to leave out."
+    )
+    url: str | None = Field(None, title="URL", description="One document by HTTP; the URL is its URI.")
+    urls: tuple[str, ...] | None = Field(None, title="URLs", description="Several documents by HTTP.")
+    jsonl: Path | None = Field(None, title="JSONL file", description="One document a line, each a JSON object.")
+    id_field: str = Field("_id", title="Id field", description="The field of a JSONL document's id.")
+    title_field: str = Field("title", title="Title field", description="The field of its title, which may be missing.")
+    text_field: str = Field("text", title="Text field", description="The field of its text.")
+
+    @model_validator(mode="after")
+    def _exactly_one_kind(self) -> Self:
+        given = [kind for kind in ("path", "url", "urls", "jsonl") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(f"give exactly one of path, url, urls and jsonl; found {found}")
+        return self
+
+    @field_validator("url", "urls")
+    @classmethod
+    def _http_only(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for url in (value,) if isinstance(value, str) else value or ():
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url!r} is not an http:// or https:// address")
+        return value
+
+    @property
+    def label(self) -> str:
+        """What to call the source in names and messages."""
+        file = self.path or self.jsonl
+        return self.name or self.url or (f"{len(self.urls)} URLs" if self.urls else str(file))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The URLs of a source by HTTP; empty for the others."""
+        return self.urls or ((self.url,) if self.url else ())
+
+
+class SplittingSettings(Section):
+    """How documents become nodes."""
+
+    max_tokens: int = Field(
+        256,
+        ge=16,
+        title="Tokens a node",
+        description="At most, counted by the embedder's own tokenizer, prefix and special tokens included.",
+    )
+    overlap_tokens: int = Field(
+        32, ge=0, title="Overlap", description="Tokens that a node repeats of the one before it, at most."
+    )
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> Self:
+        if self.overlap_tokens * 2 > self.max_tokens:
+            raise ValueError(f"overlap_tokens = {self.overlap_tokens} is more than half of max_tokens")
+        return self
+
+
+class EmbedderSettings(Section):
+    """What turns texts into vectors."""
+
+    model: str = Field(
+        "BAAI/bge-base-en-v1.5",
+        min_length=1,
+        title="Model",
+        description='A hub name, a local folder, or "package:NAME" for a model that an installed package carries.',
+    )
+    revision: str | None = Field(None, title="Revision", description="Commit of a hub model; pin it in production.")
+    query_prefix: str = Field("", title="Query prefix", description="Put before every query.")
+    text_prefix: str = Field("", title="Text prefix", description="Put before every node's text when it is embedded.")
+    batch_size: int = Field(32, ge=1, le=1024, title="Batch size", description="Texts embedded at once.")
+
+
+class MilvusSettings(Section):
+    """Where the index lives. The token is a secret: NIGHTLOOM_MILVUS_TOKEN, or the Secret block named here."""
+
+    uri: str = Field(
+        "data/nightloom.db",
+        title="Address",
+        description="A Milvus Lite file (*.db), or http(s)://host:19530.",
+    )
+    token_block: str | None = Field(
+        None, title="Token block", description="Name of the Prefect Secret block that holds the token."
+    )
+    metric: Literal["COSINE", "IP", "L2"] = Field("COSINE", title="Metric", description="How vectors are compared.")
+    timeout_seconds: float = Field(60, gt=0, title="Timeout", description="Limit in seconds for one request.")
+
+    @field_validator("uri")
+    @classmethod
+    def _known_kind(cls, uri: str) -> str:
+        if uri.startswith(("http://", "https://")):
+            if "@" in uri:
+                raise ValueError("put no credentials into the address: set NIGHTLOOM_MILVUS_TOKEN instead")
+            return uri
+        if "://" in uri or not uri.endswith(".db"):
+            raise ValueError(f"{uri!r} is neither a file that ends in .db nor an http(s):// address")
+        return uri
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether this is a Milvus Lite file: one process, one writer."""
+        return not self.uri.startswith("http")
+
+
+class EvaluationSettings(Section):
+    """Golden queries: what the index must find."""
+
+    queries: Path = Field(title="Queries", description='JSONL in BEIR layout: {"_id", "text"} a line.')
+    qrels: Path = Field(
+        title="Judgements",
+        description="TSV: query-id, corpus-id, score; corpus-id is a document's URI or its id in its source.",
+    )
+    metrics: tuple[str, ...] = Field(
+        ("nDCG@10", "R@10", "RR@10"), min_length=1, title="Metrics", description="As ir-measures names them."
+    )
+    concurrency: int = Field(16, ge=1, le=256, title="Concurrency", description="Queries in flight.")
+
+
+class GateSettings(Section):
+    """What stops a night before readers see it."""
+
+    max_removed: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        title="Removed at most",
+        description="Share of the live documents that may be gone in one night; up to 10 documents always may.",
+    )
+    max_quarantined: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        title="Quarantined at most",
+        description="Share of the listed documents that may be quarantined; up to 10 documents always may.",
+    )
+    keep: int = Field(2, ge=0, title="Keep", description="Earlier generations that stay for a rollback.")
+
+
+class ShardSettings(Section):
+    """The unit of work, memory and retry: some whole documents."""
+
+    documents: int = Field(64, ge=1, title="Documents", description="At most, in one shard.")
+    size_bytes: int = Field(
+        64_000, ge=1, title="Size", description="Of the documents of a shard, at most; a larger one goes alone."
+    )
+    in_flight: int = Field(3, ge=1, le=64, title="In flight", description="Shards that are worked on at once.")
+
+
+class Corpus(Section):
+    """One corpus: where it comes from, how it is indexed, how the index is judged."""
+
+    name: Alias = Field(title="Name", description="The alias that readers use in Milvus.")
+    sources: tuple[SourceSettings, ...] = Field(min_length=1, title="Sources", description="Where documents come from.")
+    splitting: SplittingSettings = Field(default_factory=SplittingSettings, title="Splitting")
+    embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, title="Embedder")
+    milvus: MilvusSettings = Field(default_factory=MilvusSettings, title="Milvus")
+    evaluation: EvaluationSettings | None = Field(None, title="Evaluation")
+    gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
+    shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")
+    reports: Path = Field(Path("reports"), title="Reports", description="Folder for the run reports.")
+
+
+def load_corpus(
+    file: Path | None, sections: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> Corpus:
+    """Read a corpus file and lay the environment, then the given sections, over it.
+
+    Args:
+        file: The TOML file; None when the sections are the whole corpus. Relative paths are relative to its folder
+            (without a file: to the working directory).
+        sections: Top-level keys and their values, models or plain data; None values count as not given. Each replaces
+            the file's whole section.
+        environ: Environment to read; default the process's own.
+
+    Returns:
+        The corpus, every path in it absolute.
+
+    Raises:
+        CorpusFileError: Names the file or variable, the key, what is wrong and what to do.
+    """
+    base = Path.cwd()
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_toml(file)
+        base = file.resolve().parent
+    origin = str(file) if file is not None else "flow parameters"
+    _overlay_environment(values, os.environ if environ is None else environ)
+    for key, value in (sections or {}).items():
+        if value is not None:
+            values[key] = _plain(value)
+    try:
+        corpus = Corpus.model_validate(values)
+    except ValidationError as error:
+        raise CorpusFileError(_explain(origin, error)) from None
+    return _with_absolute_paths(corpus, base)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CorpusFileError(
+            f"{file}: there is no such file; start from corpora/template.toml, which explains every key"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusFileError(f"{file}: cannot be read as UTF-8 text: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise CorpusFileError(f"{file}: not valid TOML: {error}") from None
+
+
+def _overlay_environment(values: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Lay NIGHTLOOM_A__B=value over values["a"]["b"]; digits index a list; JSON lists and objects are understood."""
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in SECRET_VARIABLES:
+            continue
+        *parents, last = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        known = (parents or [last])[0]
+        if known not in TOP_LEVEL_KEYS:
+            raise CorpusFileError(f"environment: {variable}: no key {known!r} in a corpus file{_nearest(known)}")
+        target: Any = values
+        for part in parents:
+            target = _step(target, part, variable)
+        text = environ[variable]
+        _assign(target, last, json.loads(text) if _is_json(text) else text, variable)
+
+
+def _step(container: Any, part: str, variable: str) -> Any:
+    if isinstance(container, list):
+        return container[_list_index(container, part, variable)]
+    if not isinstance(container.get(part), dict | list):
+        container[part] = {}
+    return container[part]
+
+
+def _assign(container: Any, part: str, value: Any, variable: str) -> None:
+    if isinstance(container, list):
+        container[_list_index(container, part, variable)] = value
+    else:
+        container[part] = value
+
+
+def _list_index(container: list[Any], part: str, variable: str) -> int:
+    if part.isdigit() and int(part) < len(container):
+        return int(part)
+    raise CorpusFileError(f"environment: {variable}: {part!r} is no position in a list of {len(container)}")
+
+
+def _is_json(text: str) -> bool:
+    if not text.startswith(("[", "{")):
+        return False
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """Models as plain data of the keys that were set, so that validation runs once, over everything."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_unset=True)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _explain(origin: str, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        location = ".".join(str(part + 1) if isinstance(part, int) else part for part in problem["loc"])
+        match problem["type"]:
+            case "extra_forbidden":
+                lines.append(f"{location}: unknown key{_nearest(str(problem['loc'][-1]))}")
+            case "missing":
+                lines.append(f"{location}: this key must be given")
+            case "string_pattern_mismatch" if problem["loc"] == ("name",):
+                lines.append(
+                    f"name: Milvus refuses {problem['input']!r} as an alias; use letters, digits and underscores,"
+                    " not a digit first"
+                )
+            case "value_error":
+                lines.append(f"{location}: {problem['ctx']['error']}")
+            case _:
+                lines.append(f"{location}: {problem['msg']}; found {problem['input']!r}")
+    listed = "\n  ".join(lines)
+    return f"{origin}: {listed}" if len(lines) == 1 else f"{origin}:\n  {listed}"
+
+
+def _nearest(key: str) -> str:
+    known: set[str] = set(TOP_LEVEL_KEYS)
+    for section in Section.__subclasses__():
+        known.update(section.model_fields)
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; corpora/template.toml explains every key"
+
+
+def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.normpath(base / path.expanduser()))
+
+    def located(source: SourceSettings) -> SourceSettings:
+        written = source.path or source.jsonl
+        update = {"path": absolute(source.path), "jsonl": absolute(source.jsonl)}
+        return source.model_copy(update=update | ({"name": source.name or written.name} if written else {}))
+
+    sources = tuple(located(source) for source in corpus.sources)
+    updates: dict[str, Any] = {"sources": sources, "reports": absolute(corpus.reports)}
+    if corpus.milvus.is_lite:
+        updates["milvus"] = corpus.milvus.model_copy(update={"uri": str(absolute(Path(corpus.milvus.uri)))})
+    if corpus.evaluation:
+        files = {key: absolute(getattr(corpus.evaluation, key)) for key in ("queries", "qrels")}
+        updates["evaluation"] = corpus.evaluation.model_copy(update=files)
+    model = corpus.embedder.model
+    if model.startswith((".", "/", "~")) or (base / model).is_dir():
+        updates["embedder"] = corpus.embedder.model_copy(update={"model": str(absolute(Path(model)))})
+    return corpus.model_copy(update=updates)

@@ -1,0 +1,97 @@
+"""Documents: what names one, what it is made of, and when it counts as the same."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+ID_HEX_DIGITS = 32
+
+
+def document_id(uri: str) -> str:
+    """The id of the document with this URI: 32 hex digits, so that it never needs quoting in a filter."""
+    return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:ID_HEX_DIGITS]
+
+
+def version_of(content: str, fingerprint: str) -> str:
+    """The version of a document: 32 hex digits of its content's hash and the fingerprint."""
+    return hashlib.sha256(f"{content}\n{fingerprint}".encode()).hexdigest()[:ID_HEX_DIGITS]
+
+
+def node_id(document: str, position: int) -> str:
+    """The primary key of a node."""
+    return f"{document}-{position}"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a document lies inside a file that holds many: bytes, and the names of its fields."""
+
+    offset: int
+    length: int
+    line: int
+    title_field: str
+    text_field: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRef:
+    """A document as a source lists it: enough to fetch, read and compare it, without its text.
+
+    Attributes:
+        uri: Its name everywhere, the same on every machine.
+        item: Its id in the source, as judgements may name it.
+        source: Label of the source.
+        content: sha256 of what the embedding depends on, hex; None when the source says "as it was" (HTTP 304).
+        path: The file that holds its bytes; None when there is nothing to read.
+        size_bytes: Of its bytes, for dealing out shards.
+        media_type: As the source declares it, or "" to go by the file's name.
+        validator: What the source gave for a conditional request tomorrow; "" for none.
+        span: For one document of many in a file.
+    """
+
+    uri: str
+    item: str
+    source: str
+    content: str | None
+    path: Path | None
+    size_bytes: int
+    media_type: str = ""
+    validator: str = ""
+    span: Span | None = None
+
+    @property
+    def id(self) -> str:
+        """The document id."""
+        return document_id(self.uri)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document that has been read: its text (title first, where it has one) as it will be split."""
+
+    ref: DocumentRef
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A document that could not be taken, with the reason in words."""
+
+    uri: str
+    item: str
+    reason: str
+    source: str = ""
+
+    @property
+    def id(self) -> str:
+        """The document id."""
+        return document_id(self.uri)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source has tonight."""
+
+    documents: tuple[DocumentRef, ...]
+    quarantined: tuple[Quarantined, ...] = ()

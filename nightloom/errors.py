@@ -1,0 +1,96 @@
+"""Every error that Nightloom raises on purpose.
+
+The tree says what to do about an error, which is all that a caller needs to know::
+
+    NightloomError
+    ├── TransientError            a retry can mend it; tasks retry these and nothing else
+    │   ├── SourceUnavailable     a source did not answer, or cut its answer short
+    │   └── IndexUnavailable      Milvus did not answer, refused for now, or timed out
+    ├── InputError                what the user gave is wrong: exit code 2, nothing written
+    │   ├── CorpusFileError       the corpus file, or a value that overrides it
+    │   ├── SourceError           a source cannot be listed, or lists a document twice
+    │   ├── EvaluationInputError  queries or qrels
+    │   ├── EmbedderError         the model is unknown, unsafe, or too small for the nodes
+    │   └── IndexInputError       Milvus cannot be reached, or holds something of another owner
+    ├── DocumentError             one document cannot be taken: quarantined, the night goes on
+    ├── NightFailed               the night cannot end well; the live index is untouched: exit code 1
+    │   ├── EmbeddingError        the embedder answered with something that is no embedding
+    │   ├── IndexRefused          Milvus refuses a request for good
+    │   └── IndexInconsistent     rows or alias are not what was written
+    └── Held                      the gate stopped the night; the live index is untouched: exit code 3
+"""
+
+
+class NightloomError(Exception):
+    """Root of the tree; its text says what is wrong, where, and what to do."""
+
+    exit_code = 1
+    outcome = "failed"
+    report: object = None
+    """The run report of the night that this ended, once there is one."""
+
+
+class TransientError(NightloomError):
+    """A retry can mend it."""
+
+
+class SourceUnavailable(TransientError):
+    """A source did not answer, answered "later", or cut its answer short."""
+
+
+class IndexUnavailable(TransientError):
+    """Milvus did not answer in time, or refused for now."""
+
+
+class InputError(NightloomError):
+    """What the user gave is wrong; nothing was written."""
+
+    exit_code = 2
+    outcome = "refused"
+
+
+class CorpusFileError(InputError):
+    """The corpus file, or a value that overrides it, is wrong; the text names the file and the key."""
+
+
+class SourceError(InputError):
+    """A source cannot be listed, or the same document is listed twice; the text names both."""
+
+
+class EvaluationInputError(InputError):
+    """Queries or qrels are wrong; the text names the file and the line."""
+
+
+class EmbedderError(InputError):
+    """The model cannot be had, is not safe to load, or reads less than the nodes hold."""
+
+
+class IndexInputError(InputError):
+    """Milvus cannot be reached or read as configured, or something of another owner is in the way."""
+
+
+class DocumentError(NightloomError):
+    """One document cannot be taken; it is quarantined with this text as the reason."""
+
+
+class NightFailed(NightloomError):
+    """The night cannot end well; what readers see is untouched."""
+
+
+class EmbeddingError(NightFailed):
+    """The embedder gave a wrong count or dim, or a vector that is zero or not finite."""
+
+
+class IndexRefused(NightFailed):
+    """Milvus refuses a request, and would refuse it again."""
+
+
+class IndexInconsistent(NightFailed):
+    """Rows or alias are not what was written; the text names the documents."""
+
+
+class Held(NightloomError):
+    """The gate stopped the night; the text names the check and by how much it failed."""
+
+    exit_code = 3
+    outcome = "held"

@@ -1,0 +1,24 @@
+"""What makes two embeddings comparable, in one hash. Another fingerprint means another generation."""
+
+import hashlib
+import json
+
+from nightloom.corpus import Corpus
+from nightloom.embedding import Embedder
+from nightloom.reading import LOADER_VERSION
+from nightloom.splitting import SPLITTER_VERSION
+
+SCHEMA_VERSION = 1
+"""Part of the fingerprint: raise it whenever the fields of a row change."""
+
+
+def fingerprint(corpus: Corpus, embedder: Embedder) -> str:
+    """sha256, hex, over loader, splitter, embedder with its weights, schema and metric: the same on every machine."""
+    parts = {
+        "loader": LOADER_VERSION,
+        "splitter": [SPLITTER_VERSION, corpus.splitting.max_tokens, corpus.splitting.overlap_tokens],
+        "embedder": embedder.identity,
+        "schema": SCHEMA_VERSION,
+        "metric": corpus.milvus.metric,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

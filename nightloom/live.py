@@ -1,0 +1,114 @@
+"""What readers of the live index ask: passages, scores, status."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import SecretStr
+
+from nightloom.corpus import Corpus, EvaluationSettings
+from nightloom.embedding import Embedder
+from nightloom.errors import IndexInputError, InputError
+from nightloom.evaluation import Judged, Scores, judge, load_golden
+from nightloom.fingerprint import fingerprint
+from nightloom.generations import Generation
+from nightloom.milvus import Hit, Index, open_index
+from nightloom.night import evaluate
+
+MAX_QUESTION_BYTES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The live index.
+
+    Attributes:
+        matches: Whether the corpus file would give the same fingerprint today; None where the model cannot be had.
+    """
+
+    alias: str
+    generation: str
+    documents: int
+    nodes: int
+    fingerprint: str
+    matches: bool | None
+    created: datetime
+    scores: dict[str, float]
+
+
+@asynccontextmanager
+async def open_live(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[tuple[Index, Generation]]:
+    """The index of a corpus and its live generation.
+
+    Raises:
+        IndexInputError: Milvus cannot be reached, or nothing is live yet.
+    """
+    async with open_index(corpus.milvus, corpus.name, token) as index:
+        live = next((generation for generation in await index.generations() if generation.live), None)
+        if live is None:
+            raise IndexInputError(
+                f"{corpus.milvus.uri}: no index named {corpus.name!r} yet; build it with `nightloom run`"
+            )
+        yield index, live
+
+
+async def ask(corpus: Corpus, token: SecretStr | None, question: str, top_k: int) -> list[Hit]:
+    """The passages nearest to a question, best first.
+
+    Raises:
+        InputError: The question is empty or far too long, or there is no index.
+        IndexInputError: The live generation was made with another embedder than the corpus file now names.
+    """
+    if not question.strip():
+        raise InputError("the question is empty")
+    if len(question.encode("utf-8", "replace")) > MAX_QUESTION_BYTES:
+        raise InputError(f"the question is longer than {MAX_QUESTION_BYTES} bytes; ask it in fewer words")
+    async with open_live(corpus, token) as (index, live):
+        embedder = _same_embedder(corpus, live)
+        vectors = await embedder.embed_queries([question])
+        return await index.search(live.name, vectors[0], top_k)
+
+
+async def evaluate_live(
+    corpus: Corpus, token: SecretStr | None, settings: EvaluationSettings | None
+) -> tuple[Judged, Scores]:
+    """Ask golden queries of the live generation.
+
+    Args:
+        corpus: The corpus.
+        token: Of Milvus.
+        settings: Queries and judgements instead of the corpus file's.
+    """
+    settings = settings or corpus.evaluation
+    if settings is None:
+        raise InputError("no golden queries: give [evaluation] in the corpus file, or --queries and --qrels")
+    golden = load_golden(settings)
+    async with open_live(corpus, token) as (index, live):
+        embedder = _same_embedder(corpus, live)
+        heads = await index.heads(live.name)
+        items = [(head.uri, head.item) for head in heads.values()]
+        judged = judge(golden, items, gone_is_error=False)
+        return judged, await evaluate(index, live.name, embedder, judged, settings.concurrency)
+
+
+async def status(corpus: Corpus, token: SecretStr | None) -> Status:
+    """What is live."""
+    async with open_live(corpus, token) as (index, live):
+        heads = await index.heads(live.name)
+        rows = await index.count(live.name)
+    try:
+        matches = fingerprint(corpus, Embedder(corpus.embedder)) == live.fingerprint
+    except InputError:
+        matches = None
+    return Status(corpus.name, live.name, len(heads), rows, live.fingerprint, matches, live.created, dict(live.scores))
+
+
+def _same_embedder(corpus: Corpus, live: Generation) -> Embedder:
+    embedder = Embedder(corpus.embedder)
+    if fingerprint(corpus, embedder) != live.fingerprint:
+        raise IndexInputError(
+            f"{live.name} was made with another model, splitter or metric than the corpus file now says, and its"
+            " vectors cannot be compared with a question's; run `nightloom run`, or put the corpus file back"
+        )
+    return embedder

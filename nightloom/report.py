@@ -1,0 +1,161 @@
+"""The run report: what a night did, as data, and as pages that people read."""
+
+import html
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Outcome = Literal["promoted", "unchanged", "held", "failed", "refused"]
+SHOWN_QUARANTINED = 50
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~])")
+
+
+class ReportPart(BaseModel):
+    """A part of the report; docs/report.md describes each field."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class DocumentCounts(ReportPart):
+    """Documents of the corpus tonight, against the live generation."""
+
+    listed: int = Field(0, description="That the sources have tonight, those that could not be taken included.")
+    added: int = Field(0, description="Indexed tonight, and not in the live generation.")
+    changed: int = Field(0, description="Indexed tonight, and in the live generation in another version.")
+    unchanged: int = Field(0, description="In the live generation in tonight's version.")
+    removed: int = Field(0, description="In the live generation, and gone from the sources.")
+    quarantined: int = Field(0, description="That could not be taken, each with its reason under quarantine.")
+
+
+class NodeCounts(ReportPart):
+    """Nodes, which are rows in Milvus."""
+
+    embedded: int = Field(0, description="Embedded and written tonight.")
+    copied: int = Field(0, description="Taken from the live generation, vectors and all.")
+    deleted: int = Field(0, description="Of the live generation that tonight's does not hold.")
+    total: int = Field(0, description="In the generation that the report is about.")
+
+
+class QueryCounts(ReportPart):
+    """Golden queries."""
+
+    asked: int = Field(0, description="Asked and scored.")
+    set_aside: int = Field(0, description="Not scored: no relevant document of theirs is in the corpus any more.")
+    unjudged: int = Field(0, description="Not asked: there is no judgement for them.")
+
+
+class QuarantineEntry(ReportPart):
+    """A document that could not be taken."""
+
+    uri: str
+    reason: str
+
+
+class RunReport(ReportPart):
+    """What one night did. `nightloom run --json` prints it; docs/report.md describes each field."""
+
+    corpus: str = Field(description="Name of the corpus, which is the alias.")
+    outcome: Outcome = Field(description="promoted, unchanged, held, failed or refused.")
+    reason: str = Field(description="Why, in a sentence.")
+    generation: str | None = Field(None, description="The collection that the report is about.")
+    fingerprint: str | None = Field(None, description="What makes its embeddings comparable; sha256, hex.")
+    started: datetime = Field(description="UTC.")
+    documents: DocumentCounts = Field(default_factory=DocumentCounts)
+    nodes: NodeCounts = Field(default_factory=NodeCounts)
+    truncated_tokens: int = Field(0, description="Tokens of nodes that the embedder did not read; 0 when all is well.")
+    seconds: dict[str, float] = Field(
+        default_factory=dict, description="By stage, and total; stages overlap, and can add up to more than total."
+    )
+    scores: dict[str, float] | None = Field(None, description="Mean by metric; null where there are no golden queries.")
+    queries: QueryCounts | None = Field(None, description="Null where no query was asked tonight.")
+    quarantine: list[QuarantineEntry] = Field(default_factory=list)
+
+
+def escape(text: str) -> str:
+    """Text of a corpus, safe in Markdown and HTML: shown as it is, never markup, never a control character."""
+    return _MARKDOWN.sub(r"\\\1", html.escape(_CONTROL.sub("\ufffd", text), quote=False).replace("\n", " "))
+
+
+def plain(text: str) -> str:
+    """Text of a corpus, safe in a terminal: control and direction characters are replaced, line breaks kept."""
+    return "\n".join(_CONTROL.sub("\ufffd", line) for line in text.replace("\t", "    ").split("\n"))
+
+
+def counts_table(report: RunReport) -> list[dict[str, str | int]]:
+    """Documents and nodes as rows of a table."""
+    parts: tuple[tuple[str, ReportPart], ...] = (("documents", report.documents), ("nodes", report.nodes))
+    return [
+        {"what": what, "which": which, "count": count}
+        for what, part in parts
+        for which, count in part.model_dump().items()
+    ]
+
+
+def to_markdown(report: RunReport) -> str:
+    """The report as a page: outcome first, then scores, counts, quarantine and times."""
+    parts = [
+        f"# {escape(report.corpus)}: {report.outcome}",
+        escape(report.reason),
+        _table(
+            ("", ""),
+            [
+                ("Generation", f"`{report.generation}`" if report.generation else "none"),
+                ("Fingerprint", f"`{report.fingerprint[:16]}`" if report.fingerprint else "none"),
+                ("Started", report.started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
+                ("Truncated tokens", str(report.truncated_tokens)),
+            ],
+        ),
+        *_scores(report),
+        "## Documents\n\n" + _count_row(report.documents),
+        "## Nodes\n\n" + _count_row(report.nodes),
+        *_quarantine(report),
+        "## Seconds\n\n" + _table(("Stage", "Seconds"), [(k, f"{v:.2f}") for k, v in report.seconds.items()]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _scores(report: RunReport) -> list[str]:
+    if report.scores is None:
+        return []
+    parts = ["## Scores", _table(("Metric", "Mean"), [(k, f"{v:.4f}") for k, v in report.scores.items()])]
+    if report.queries:
+        asked = report.queries
+        parts.append(f"{asked.asked} queries asked, {asked.set_aside} set aside, {asked.unjudged} without a judgement.")
+    return ["\n\n".join(parts)]
+
+
+def _quarantine(report: RunReport) -> list[str]:
+    if not report.quarantine:
+        return []
+    shown = report.quarantine[:SHOWN_QUARANTINED]
+    table = _table(("Document", "Reason"), [(escape(entry.uri), escape(entry.reason)) for entry in shown])
+    more = len(report.quarantine) - len(shown)
+    return [f"## Quarantined\n\n{table}" + (f"\n\nand {more} more, in the JSON report" if more else "")]
+
+
+def _count_row(part: ReportPart) -> str:
+    counts = part.model_dump()
+    return _table(tuple(counts), [tuple(str(count) for count in counts.values())])
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def save_report(report: RunReport, folder: Path) -> Path:
+    """Write the report as Markdown, and as JSON beside it.
+
+    Returns:
+        The Markdown file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{report.corpus}_{report.started.astimezone(UTC).strftime('%Y%m%dt%H%M%Sz')}.md"
+    file.write_text(to_markdown(report), encoding="utf-8")
+    file.with_suffix(".json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return file

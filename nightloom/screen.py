@@ -1,0 +1,87 @@
+"""What the command line shows: progress while a night runs, and results as tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from nightloom.milvus import Hit
+from nightloom.progress import Snapshot, watcher
+from nightloom.report import RunReport, plain
+
+SHOWN_TEXT = 600
+"""Characters of a passage that a terminal shows; --json gives all."""
+
+
+@contextmanager
+def watch_night(console: Console) -> Iterator[None]:
+    """Show the shards of a night that runs inside the block, with rate and time left."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("shards"),
+        TextColumn("{task.fields[says]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    row = bar.add_task("starting", total=None, says="")
+
+    def show(snapshot: Snapshot) -> None:
+        says = f"{snapshot.nodes_per_second:.1f} nodes/s" if snapshot.nodes else ""
+        if snapshot.seconds_left:
+            says += f", {snapshot.seconds_left:.0f} s left"
+        bar.update(
+            row,
+            description=snapshot.stage,
+            completed=snapshot.shards_done,
+            total=snapshot.shards or None,
+            says=says,
+        )
+
+    token = watcher.set(show)
+    try:
+        with bar:
+            yield
+    finally:
+        watcher.reset(token)
+
+
+def show_report(console: Console, report: RunReport) -> None:
+    """A night in a few lines."""
+    colour = {"promoted": "green", "unchanged": "green", "held": "yellow"}.get(report.outcome, "red")
+    console.print(f"[bold]{plain(report.corpus)}[/]: [bold {colour}]{report.outcome}[/]")
+    console.print(plain(report.reason), markup=False, highlight=False)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    if report.generation:
+        table.add_row("generation", report.generation)
+    for what, part in (("documents", report.documents), ("nodes", report.nodes)):
+        counts = part.model_dump()
+        table.add_row(what, ", ".join(f"{count} {which}" for which, count in counts.items()))
+    table.add_row("truncated tokens", str(report.truncated_tokens))
+    if report.scores is not None:
+        table.add_row("scores", ", ".join(f"{metric} {value:.4f}" for metric, value in report.scores.items()))
+    spent = {stage: value for stage, value in report.seconds.items() if value >= 0.1}  # noqa: PLR2004  what people feel
+    table.add_row("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items()))
+    console.print(table)
+    for entry in report.quarantine[:10]:
+        console.print(f"quarantined {plain(entry.uri)}: {plain(entry.reason)}", markup=False, highlight=False)
+    if len(report.quarantine) > 10:  # noqa: PLR2004  as many as above
+        console.print(f"and {len(report.quarantine) - 10} more; the report names them all")
+
+
+def show_hits(console: Console, hits: list[Hit]) -> None:
+    """Passages, best first."""
+    for rank, hit in enumerate(hits, 1):
+        console.print(f"[bold]{rank}[/]  [cyan]{_safe(hit.uri)}[/]  node {hit.position}  score {hit.score:.4f}")
+        text = plain(hit.text)
+        cut = f"{text[:SHOWN_TEXT]} ..." if len(text) > SHOWN_TEXT else text
+        console.print(cut + "\n", markup=False, highlight=False)
+
+
+def _safe(text: str) -> str:
+    return plain(text).replace("[", r"\[")

@@ -1,0 +1,174 @@
+"""Listing the sources on disk: folders, files, and JSONL files of many documents."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pathspec import GitIgnoreSpec
+
+from nightloom.corpus import SourceSettings
+from nightloom.documents import DocumentRef, Listing, Quarantined, Span
+from nightloom.errors import SourceError
+
+READ_BYTES = 1 << 20
+
+
+def list_source(source: SourceSettings) -> Listing:
+    """List a source on disk, reading every byte once to hash it.
+
+    Raises:
+        SourceError: The file or folder is missing or unreadable, or a JSONL line is malformed (its number is named).
+    """
+    if source.jsonl is not None:
+        return _list_jsonl(source, source.jsonl)
+    if source.path is None:
+        raise TypeError("a source by HTTP is listed by nightloom.download")
+    if source.path.is_dir():
+        return _list_folder(source, source.path)
+    return _list_file(source, source.path)
+
+
+def one_listing(listings: list[Listing]) -> Listing:
+    """All sources as one listing, in order of URI.
+
+    Raises:
+        SourceError: No document at all, or two with the same URI.
+    """
+    documents: dict[str, DocumentRef] = {}
+    for listing in listings:
+        for document in listing.documents:
+            other = documents.setdefault(document.uri, document)
+            if other is not document:
+                raise SourceError(_twice(document, other))
+    quarantined = tuple(item for listing in listings for item in listing.quarantined)
+    if not documents and not quarantined:
+        raise SourceError("no document found in any source; check path, include and exclude in the corpus file")
+    return Listing(tuple(documents[uri] for uri in sorted(documents)), quarantined)
+
+
+def _twice(document: DocumentRef, other: DocumentRef) -> str:
+    where = " and ".join(
+        f"{ref.path}{f' line {ref.span.line}' if ref.span else ''}" for ref in (other, document) if ref.path
+    )
+    return (
+        f"{document.uri}: the same document twice ({where or 'the same URL'}); exclude one, or give one of the sources"
+        " another name"
+    )
+
+
+def _list_folder(source: SourceSettings, folder: Path) -> Listing:
+    take = GitIgnoreSpec.from_lines(source.include)
+    leave = GitIgnoreSpec.from_lines(source.exclude)
+    documents, quarantined = [], []
+    for file, relative in _walk(folder):
+        if not take.match_file(relative) or leave.match_file(relative):
+            continue
+        uri = f"{source.name}/{relative}" if source.name else relative
+        entry = _hashed(source, file, uri, relative)
+        (documents if isinstance(entry, DocumentRef) else quarantined).append(entry)
+    return Listing(tuple(documents), tuple(quarantined))  # type: ignore[arg-type]  sorted by kind just above
+
+
+def _list_file(source: SourceSettings, file: Path) -> Listing:
+    if not file.exists():
+        raise SourceError(f"source {source.label!r}: {file}: there is no such file or folder")
+    uri = source.name or file.name
+    entry = _hashed(source, file, uri, file.name)
+    return Listing((entry,)) if isinstance(entry, DocumentRef) else Listing((), (entry,))
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every regular file below a folder with its POSIX path relative to it; symbolic links are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders.sort()
+        for name in sorted(files):
+            file = Path(parent, name)
+            if file.is_file() and not file.is_symlink():
+                yield file, file.relative_to(folder).as_posix()
+
+
+def _hashed(source: SourceSettings, file: Path, uri: str, item: str) -> DocumentRef | Quarantined:
+    try:
+        uri.encode()
+        content, size_bytes = hash_file(file)
+    except UnicodeEncodeError:
+        shown = uri.encode("utf-8", "backslashreplace").decode()
+        return Quarantined(shown, shown, "its name is not valid UTF-8; rename the file", source.label)
+    except OSError as error:
+        return Quarantined(uri, item, f"cannot be read: {error.strerror}", source.label)
+    return DocumentRef(uri, item, source.label, content, file, size_bytes)
+
+
+def hash_file(file: Path) -> tuple[str, int]:
+    """sha256 of a file, hex, and its size in bytes, read in pieces of 1 MiB."""
+    digest, size_bytes = hashlib.sha256(), 0
+    with file.open("rb") as stream:
+        while piece := stream.read(READ_BYTES):
+            digest.update(piece)
+            size_bytes += len(piece)
+    return digest.hexdigest(), size_bytes
+
+
+def _list_jsonl(source: SourceSettings, file: Path) -> Listing:
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise SourceError(f"source {source.label!r}: {file}: {error.strerror}") from None
+    documents, offset = [], 0
+    with stream:
+        for number, line in enumerate(stream, 1):
+            span = Span(offset, len(line), number, source.title_field, source.text_field)
+            offset += len(line)
+            if line.strip():
+                documents.append(_jsonl_document(source, file, line, span))
+    return Listing(tuple(documents))
+
+
+def _jsonl_document(source: SourceSettings, file: Path, line: bytes, span: Span) -> DocumentRef:
+    row = parse_jsonl_row(line, file, span.line)
+    item = row.get(source.id_field)
+    if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
+        raise SourceError(
+            f"{file}: line {span.line}: no id in the field {source.id_field!r}; name the right one as id_field"
+        )
+    content = jsonl_content(row, span, file)
+    return DocumentRef(
+        f"{source.name}#{item}", str(item), source.label, content, file, span.length, media_type="text/plain", span=span
+    )
+
+
+def parse_jsonl_row(line: bytes, file: Path, number: int) -> dict[str, Any]:
+    """One line of JSONL as an object.
+
+    Raises:
+        SourceError: Names file and line: not UTF-8, not JSON, or not an object.
+    """
+    try:
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file}: line {number}: not a JSON object: {error}; mend or remove the line") from None
+    if not isinstance(row, dict):
+        raise SourceError(f"{file}: line {number}: not a JSON object but {type(row).__name__}; mend or remove the line")
+    return row
+
+
+def jsonl_content(row: dict[str, Any], span: Span, file: Path) -> str:
+    """sha256 over title and text of a row: what the embedding depends on, and nothing else of the line."""
+    title, text = (_string(row, field, file, span.line) for field in (span.title_field, span.text_field))
+    return hashlib.sha256(json.dumps([title, text]).encode()).hexdigest()
+
+
+def _string(row: dict[str, Any], field: str, file: Path, number: int) -> str:
+    value = row.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise SourceError(f"{file}: line {number}: field {field!r} holds {type(value).__name__}, not a string")
+    return value

@@ -1,0 +1,44 @@
+"""Insert: rows into tonight's generation, and the check that all of them are there."""
+
+from prefect.logging import get_run_logger
+
+from nightloom.embedding import Vectors
+from nightloom.night import Night, ShardNodes
+from tasks.policy import step
+
+
+@step("insert", run_name="insert {work.label}", timeout_seconds=600)
+async def insert(night: Night, work: ShardNodes, vectors: Vectors) -> int:
+    """Write the nodes of a shard; writing them again changes nothing.
+
+    Returns:
+        Rows acknowledged.
+    """
+    with night.progress.stage("insert"):
+        return await night.insert(work, vectors)
+
+
+@step("copy", run_name="copy unchanged documents of {night.corpus.name}", timeout_seconds=4 * 3600)
+async def copy_unchanged(night: Night) -> int:
+    """Copy what stays as it was from the live generation, vectors and all.
+
+    Returns:
+        Rows acknowledged.
+    """
+    with night.progress.stage("copy"):
+        rows = await night.copy_unchanged()
+    get_run_logger().info("%d rows copied, no embedding computed for them", rows)
+    return rows
+
+
+@step("verify", run_name="verify {night.corpus.name}", timeout_seconds=3600)
+async def verify(night: Night) -> int:
+    """Check that tonight's generation holds exactly tonight's documents.
+
+    Returns:
+        Rows.
+    """
+    with night.progress.stage("verify"):
+        rows = await night.verify()
+    get_run_logger().info("%d rows, as the heads count them", rows)
+    return rows

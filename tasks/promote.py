@@ -1,0 +1,16 @@
+"""Promote: the alias to tonight's generation, and away with the generations that need not stay."""
+
+from prefect.logging import get_run_logger
+
+from nightloom.night import Night
+from tasks.policy import step
+
+
+@step("promote", run_name="promote {night.corpus.name}", timeout_seconds=600)
+async def promote(night: Night) -> None:
+    """Switch the alias, prove it by reads through it, and drop what need not stay."""
+    with night.progress.stage("promote"):
+        await night.promote()
+        dropped = await night.prune()
+    if dropped:
+        get_run_logger().info("dropped %s", ", ".join(dropped))

@@ -1,0 +1,83 @@
+"""Publish: what a night does, as artifacts in the Prefect UI and as files."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.logging import get_run_logger
+
+from nightloom.errors import NightFailed, NightloomError
+from nightloom.night import Night
+from nightloom.report import Outcome, RunReport, counts_table, save_report, to_markdown
+
+PROGRESS_SECONDS = 2
+"""Between two updates of the progress artifact, at least."""
+
+
+def artifact_key(corpus: str, what: str) -> str:
+    """A stable key, so that the UI shows the history; keys are lower case letters, digits and dashes."""
+    return f"{corpus.lower().replace('_', '-').strip('-')}-{what}"
+
+
+class ProgressArtifact:
+    """The share of shards that are done, updated no more often than anybody looks."""
+
+    def __init__(self, night: Night) -> None:
+        """Nothing is created before the first update."""
+        self._night = night
+        self._id: UUID | None = None
+        self._updated = 0.0
+
+    async def update(self) -> None:
+        """Show where the night stands."""
+        snapshot = self._night.progress.snapshot
+        done = snapshot.shards_done == snapshot.shards
+        percent = 100.0 * snapshot.shards_done / snapshot.shards if snapshot.shards else 100.0
+        if self._id is None:
+            key = artifact_key(self._night.corpus.name, "progress")
+            self._id = await acreate_progress_artifact(percent, key=key, description=f"{snapshot.shards} shards")
+        elif done or time.monotonic() - self._updated > PROGRESS_SECONDS:
+            says = f"{snapshot.shards_done} of {snapshot.shards} shards, {snapshot.nodes_per_second:.1f} nodes a second"
+            await aupdate_progress_artifact(self._id, progress=percent, description=says)
+            self._updated = time.monotonic()
+
+
+@asynccontextmanager
+async def reported(night: Night) -> AsyncIterator[None]:
+    """Publish the report of a night however it ends.
+
+    Raises:
+        NightloomError: What ended the night, with its report; errors that nobody foresaw become NightFailed.
+    """
+    try:
+        yield
+    except NightloomError as error:
+        error.report = await publish(night, error.outcome, str(error))
+        raise
+    except Exception as error:
+        failure = NightFailed(f"{type(error).__name__}: {error}")
+        failure.report = await publish(night, "failed", str(failure))
+        raise failure from error
+
+
+async def publish(night: Night, outcome: Outcome | str, reason: str) -> RunReport:
+    """Write the report to its folder, and to the UI as markdown and as a table of counts."""
+    report = night.report(outcome, reason)  # type: ignore[arg-type]  the error tree spells outcomes as the report does
+    rows: list[dict[str, Any]] = [dict(row) for row in counts_table(report)]
+    await acreate_markdown_artifact(
+        to_markdown(report), key=artifact_key(report.corpus, "report"), description=f"{report.outcome}: {reason}"[:200]
+    )
+    await acreate_table_artifact(
+        rows, key=artifact_key(report.corpus, "counts"), description="Documents and nodes of the night"
+    )
+    file = save_report(report, night.corpus.reports)
+    get_run_logger().info("%s: %s (report: %s)", report.outcome, reason, file)
+    return report

@@ -9,6 +9,8 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
+QUESTION := "What does the with statement do when an exception is raised?"
+
 .PHONY: help demo test install lint lock milvus bench clean
 
 help: ## List the targets
@@ -24,7 +26,17 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 demo: install ## Index the Python topics into an embedded Milvus, evaluate, ask
 	@$(BIN)/python corpora/demo/write_topics.py
-	@$(BIN)/python -m flows.demo
+	@echo; echo '$$ nightloom run corpora/demo.toml'
+	@$(BIN)/nightloom run corpora/demo.toml
+	@echo; echo '$$ nightloom ask corpora/demo.toml $(QUESTION) --top-k 1'
+	@$(BIN)/nightloom ask corpora/demo.toml $(QUESTION) --top-k 1
+	@echo 'Next:'
+	@echo '  source $(BIN)/activate'
+	@echo '  nightloom ask corpora/demo.toml "your own question about Python"'
+	@echo '  nightloom run corpora/demo.toml         # again: nothing changed, nothing is embedded or written'
+	@echo '  nightloom evaluate corpora/demo.toml    # every question with its scores'
+	@echo '  nightloom status corpora/demo.toml'
+	@echo '  cp corpora/template.toml corpora/docs.toml    # then your own folder: see README.md'
 
 test: install lint ## Linters, types, import contract, and every test that this machine can run
 	$(BIN)/python -m pytest

@@ -84,7 +84,8 @@ async def _queries(corpus: Corpus) -> str:
         return "no [evaluation]: the index will not be scored"
     golden = load_golden(corpus.evaluation)
     on_disk = [await asyncio.to_thread(list_source, source) for source in corpus.sources if not source.addresses]
-    items = [(entry.uri, entry.item) for listing in on_disk for entry in (*listing.documents, *listing.quarantined)]
+    items = [(ref.uri, ref.item) for listing in on_disk for ref in listing.documents]
+    items += [(entry.uri, entry.item) for listing in on_disk for entry in listing.quarantined]
     items += [(url, url) for source in corpus.sources for url in source.addresses]
     judge(golden, items, gone_is_error=True)
     return f"{len(golden.texts)} golden queries, {len(golden.judgements)} judgements"

@@ -38,9 +38,7 @@ err = Console(stderr=True)
 @app.command()
 def run(corpus: CorpusFile, as_json: AsJson = False) -> None:
     """Run one night in this process: exit code 0 done or unchanged, 1 failed, 2 bad input, 3 held by the gate."""
-    _calm_prefect()
-    from flows.nightly_reindex import nightly_reindex  # noqa: PLC0415  Prefect takes seconds to import
-    from nightloom.night import refused_report  # noqa: PLC0415
+    from nightloom.night import refused_report  # noqa: PLC0415  seconds to import
     from nightloom.screen import show_report, watch_night  # noqa: PLC0415
 
     report: RunReport
@@ -48,7 +46,7 @@ def run(corpus: CorpusFile, as_json: AsJson = False) -> None:
     try:
         load_corpus(corpus)  # before Prefect starts anything, so that a typing error costs no time
         with watch_night(err):
-            report = RunReport.model_validate(asyncio.run(nightly_reindex(corpus_file=corpus)))
+            report = RunReport.model_validate(_run_flow(corpus))
     except NightloomError as error:
         report = error.report if isinstance(error.report, RunReport) else refused_report(corpus.stem, error)
         code = error.exit_code
@@ -198,11 +196,15 @@ def _finish(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
         raise typer.Exit(error.exit_code) from None
 
 
-def _calm_prefect() -> None:
-    """The progress on the screen takes the place of Prefect's log, and its temporary server stops without a word."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+def _run_flow(corpus: Path) -> dict[str, Any]:
+    # The progress on the screen takes the place of Prefect's log there; the server still gets all of it.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.temporary_server import prefect_api  # noqa: PLC0415  Prefect takes seconds to import
+
+    with prefect_api():
+        from flows.nightly_reindex import nightly_reindex  # noqa: PLC0415
+
+        return asyncio.run(nightly_reindex(corpus_file=corpus))
 
 
 def main() -> None:

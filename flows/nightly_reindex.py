@@ -1,5 +1,6 @@
 """The flow of one night: bring the index in step with its corpus, and let readers see it only when it is whole."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,4 +107,6 @@ async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:
         await artifact.update()
 
     await artifact.update()
+    warm_up = asyncio.create_task(asyncio.to_thread(night.embedder.warm_up))
     await each(work, index_shard, at_once=night.corpus.shards.in_flight)
+    await warm_up

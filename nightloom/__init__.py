@@ -1,1 +1,1 @@
-"""What each step of a night does: sources, documents, nodes, embeddings, the index, its evaluation. Knows no Prefect."""
+"""What each step of a night does: sources, documents, nodes, embeddings, index, evaluation. Knows no Prefect."""

@@ -312,7 +312,12 @@ def _plain(value: Any) -> Any:
 
 def _explain(origin: str, error: ValidationError) -> str:
     lines = []
-    for problem in error.errors():
+    problems = error.errors()
+    # A list that lost its wrong items is then too short as well: only the items are wrong.
+    inner = {problem["loc"][:depth] for problem in problems for depth in range(1, len(problem["loc"]))}
+    for problem in problems:
+        if problem["loc"] in inner:
+            continue
         location = ".".join(str(part + 1) if isinstance(part, int) else part for part in problem["loc"])
         match problem["type"]:
             case "extra_forbidden":

@@ -57,6 +57,7 @@ class Embedder:
         from tokenizers import Tokenizer  # noqa: PLC0415  a night without work needs no tokenizer
 
         file = self.folder / "tokenizer.json"
+        tokenizer: Any
         if file.exists():
             tokenizer = Tokenizer.from_file(str(file))
         else:
@@ -95,6 +96,11 @@ class Embedder:
             model_kwargs={"use_safetensors": True},
         )
 
+    def warm_up(self) -> None:
+        """Load the weights now, so that the first texts need not wait for them."""
+        with self._one_caller:
+            _ = self._model
+
     async def embed_texts(self, texts: list[str]) -> Vectors:
         """Embed the texts of nodes.
 
@@ -116,7 +122,7 @@ class Embedder:
     def _embed(self, texts: list[str]) -> Vectors:
         # Texts of like length share a batch: padding is what a batch wastes. One caller has all the cores.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        with self._one_caller:
+        with self._one_caller:  # and one loader
             rows = self._model.get_text_embedding_batch([texts[index] for index in order])
         found = np.asarray(rows, dtype=np.float32)
         vectors = np.empty_like(found)

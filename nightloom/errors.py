@@ -20,12 +20,17 @@ The tree says what to do about an error, which is all that a caller needs to kno
     └── Held                      the gate stopped the night; the live index is untouched: exit code 3
 """
 
+from typing import Literal
+
+Outcome = Literal["promoted", "unchanged", "held", "failed", "refused"]
+"""How a night can end."""
+
 
 class NightloomError(Exception):
     """Root of the tree; its text says what is wrong, where, and what to do."""
 
     exit_code = 1
-    outcome = "failed"
+    outcome: Outcome = "failed"
     report: object = None
     """The run report of the night that this ended, once there is one."""
 
@@ -46,7 +51,7 @@ class InputError(NightloomError):
     """What the user gave is wrong; nothing was written."""
 
     exit_code = 2
-    outcome = "refused"
+    outcome: Outcome = "refused"
 
 
 class CorpusFileError(InputError):
@@ -93,4 +98,4 @@ class Held(NightloomError):
     """The gate stopped the night; the text names the check and by how much it failed."""
 
     exit_code = 3
-    outcome = "held"
+    outcome: Outcome = "held"

@@ -209,8 +209,8 @@ def judge(golden: GoldenQueries, items: Iterable[tuple[str, str]], *, gone_is_er
         lines = ", ".join(f"line {entry.line}: {entry.document!r}" for entry in unknown[:NAMED])
         more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
         raise EvaluationInputError(
-            f"{golden.qrels_file}: documents that are not in the corpus: {lines}{more}; corpus-id is a document's URI or"
-            " its id in its source"
+            f"{golden.qrels_file}: documents that are not in the corpus: {lines}{more}; corpus-id is a document's"
+            " URI or its id in its source"
         )
     findable = {qrel.query_id for qrel in qrels if qrel.relevance > 0}
     aside = tuple(key for key in golden.texts if key not in findable)

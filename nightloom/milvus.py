@@ -58,7 +58,7 @@ _PERMANENT_ERRORS = (
     milvus_errors.ConnectionConfigException,
 )
 _PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
-"""Milvus error codes that no retry mends: collection, parameter, alias and field errors (milvus, pkg/merr/errors.go)."""
+"""Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
 
 # Its error log repeats, with a traceback, what it raises anyway.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -96,6 +96,7 @@ class Index:
         self._token = token.get_secret_value() if token else ""
         self._opened: MilvusClient | None = None
         self._stores: dict[str, MilvusVectorStore] = {}
+        self._loaded: set[str] = set()
         # Milvus Lite is not safe under concurrent writers (a server is).
         self._writers = asyncio.Semaphore(1 if settings.is_lite else COPIES_IN_FLIGHT)
 
@@ -129,8 +130,8 @@ class Index:
         ]
         if target is not None and not any(generation.live for generation in found):
             raise IndexInputError(
-                f"{self.settings.uri}: the alias {self.alias!r} names {target!r}, which is not Nightloom's; choose another"
-                " name in the corpus file"
+                f"{self.settings.uri}: the alias {self.alias!r} names {target!r}, which is not Nightloom's; choose"
+                " another name in the corpus file"
             )
         return sorted(found, key=lambda generation: generation.created)
 
@@ -206,21 +207,27 @@ class Index:
 
         return await self._call(dim)
 
+    async def load(self, collection: str) -> None:
+        """Have a collection ready for reads; Milvus Lite opens every collection unloaded."""
+        if collection not in self._loaded:
+            await self._call(lambda: self._client.load_collection(collection, timeout=self._timeout))
+            self._loaded.add(collection)
+
     async def heads(self, collection: str) -> dict[str, Head]:
         """The head of every indexed document, by document id: what the index holds."""
         await self.count(collection)
         return await self._call(lambda: self._heads(collection))
 
     def _heads(self, collection: str) -> dict[str, Head]:
-        rows = (row for batch in self._scan(collection, HEADS, HEAD_FIELDS) for row in batch)
+        rows: Iterator[Row] = (row for batch in self._scan(collection, HEADS, HEAD_FIELDS) for row in batch)
         return {
             row["document_id"]: Head(
                 row["document_id"],
                 row["version"],
                 row["total"],
                 row["uri"],
-                row.get("item", row["uri"]),
-                row.get("validator", ""),
+                str(row.get("item") or row["uri"]),
+                str(row.get("validator") or ""),
             )
             for row in rows
         }
@@ -234,6 +241,7 @@ class Index:
             )
             return int(rows[0]["count(*)"])
 
+        await self.load(collection)
         return await self._call(count)
 
     async def upsert(self, collection: str, nodes: Sequence[Node], vectors: Vectors) -> int:
@@ -272,10 +280,8 @@ class Index:
         if not versions:
             return 0
         await self.count(source)
-        rows = 0
-        for part in ("position > 0", HEADS):
-            rows += await self._call(lambda part=part: self._copy(source, target, part, versions))
-        return rows
+        others = await self._call(lambda: self._copy(source, target, "position > 0", versions))
+        return others + await self._call(lambda: self._copy(source, target, HEADS, versions))
 
     def _copy(self, source: str, target: str, part: str, versions: Mapping[str, str]) -> int:
         """Read in this thread while others write: memory is bounded by the batches in flight."""
@@ -372,7 +378,7 @@ class Index:
         Raises:
             IndexInconsistent: The reads never agreed.
         """
-        await self._call(lambda: self._client.load_collection(collection, timeout=self._timeout))
+        await self.load(collection)
         for _ in range(PROOFS):
             await self._call(lambda: self._switch(collection))
             with suppress(IndexUnavailable, IndexRefused):
@@ -434,6 +440,7 @@ class Index:
 
     async def _store(self, collection: str) -> "MilvusVectorStore":
         if collection not in self._stores:
+            await self.load(collection)
             store = await asyncio.to_thread(self._open_store, collection)
             self._stores.setdefault(collection, store)
         return self._stores[collection]

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 from pydantic import SecretStr
 
 from nightloom.corpus import Corpus
 from nightloom.documents import Listing, Quarantined
 from nightloom.embedding import Embedder, Vectors
-from nightloom.errors import DocumentError, NightFailed, NightloomError
+from nightloom.errors import DocumentError, NightFailed, NightloomError, Outcome
 from nightloom.evaluation import GoldenQueries, Judged, Scores, ask_all, judge, load_golden, score
 from nightloom.fingerprint import fingerprint
 from nightloom.gate import check_quarantine, check_removals
@@ -21,7 +22,7 @@ from nightloom.milvus import Index, open_index
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan
 from nightloom.progress import Progress
 from nightloom.reading import read_document
-from nightloom.report import DocumentCounts, NodeCounts, Outcome, QuarantineEntry, QueryCounts, RunReport
+from nightloom.report import DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
 from nightloom.splitting import Node, Splitter
 
 PROOF_DOCUMENTS = 8
@@ -111,7 +112,8 @@ class Night:
     def _judge(self, listing: Listing) -> None:
         if self.golden is None:
             return
-        items = [(entry.uri, entry.item) for part in (listing.documents, listing.quarantined) for entry in part]
+        items = [(ref.uri, ref.item) for ref in listing.documents]
+        items += [(entry.uri, entry.item) for entry in listing.quarantined]
         accepted = self.live is not None and self.live.evaluation == self.golden.content
         self.judged = judge(self.golden, items, gone_is_error=not accepted)
 
@@ -306,7 +308,7 @@ class Night:
 async def evaluate(index: Index, collection: str, embedder: Embedder, judged: Judged, concurrency: int) -> Scores:
     """Ask golden queries of a generation and score the answers."""
     keys = [key for key in judged.golden.texts if key not in judged.set_aside]
-    vectors = await embedder.embed_queries([judged.golden.texts[key] for key in keys]) if keys else []
+    vectors = await embedder.embed_queries([judged.golden.texts[key] for key in keys]) if keys else np.empty((0, 0))
     rankings = await ask_all(
         judged,
         dict(zip(keys, vectors, strict=True)),
@@ -335,7 +337,7 @@ def refused_report(corpus: str, error: NightloomError) -> RunReport:
     """The report of a night that ended before it began."""
     return RunReport(
         corpus=corpus,
-        outcome="refused" if error.outcome == "refused" else "failed",
+        outcome=error.outcome,
         reason=str(error),
         started=datetime.now(UTC),
     )

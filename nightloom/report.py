@@ -4,11 +4,11 @@ import html
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Outcome = Literal["promoted", "unchanged", "held", "failed", "refused"]
+from nightloom.errors import Outcome
+
 SHOWN_QUARANTINED = 50
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -65,6 +65,7 @@ class RunReport(ReportPart):
     generation: str | None = Field(None, description="The collection that the report is about.")
     fingerprint: str | None = Field(None, description="What makes its embeddings comparable; sha256, hex.")
     started: datetime = Field(description="UTC.")
+    file: str | None = Field(None, description="Where the report lies as Markdown; as JSON, beside it.")
     documents: DocumentCounts = Field(default_factory=DocumentCounts)
     nodes: NodeCounts = Field(default_factory=NodeCounts)
     truncated_tokens: int = Field(0, description="Tokens of nodes that the embedder did not read; 0 when all is well.")
@@ -148,14 +149,10 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def save_report(report: RunReport, folder: Path) -> Path:
-    """Write the report as Markdown, and as JSON beside it.
-
-    Returns:
-        The Markdown file.
-    """
+def save_report(report: RunReport, folder: Path) -> None:
+    """Write the report as Markdown, and as JSON beside it; the report then says where."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{report.corpus}_{report.started.astimezone(UTC).strftime('%Y%m%dt%H%M%Sz')}.md"
+    report.file = str(file)
     file.write_text(to_markdown(report), encoding="utf-8")
     file.with_suffix(".json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return file

@@ -67,6 +67,8 @@ def show_report(console: Console, report: RunReport) -> None:
         table.add_row("scores", ", ".join(f"{metric} {value:.4f}" for metric, value in report.scores.items()))
     spent = {stage: value for stage, value in report.seconds.items() if value >= 0.1}  # noqa: PLR2004  what people feel
     table.add_row("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items()))
+    if report.file:
+        table.add_row("report", report.file)
     console.print(table)
     for entry in report.quarantine[:10]:
         console.print(f"quarantined {plain(entry.uri)}: {plain(entry.reason)}", markup=False, highlight=False)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +62,28 @@ def _twice(document: DocumentRef, other: DocumentRef) -> str:
 def _list_folder(source: SourceSettings, folder: Path) -> Listing:
     take = GitIgnoreSpec.from_lines(source.include)
     leave = GitIgnoreSpec.from_lines(source.exclude)
-    documents, quarantined = [], []
-    for file, relative in _walk(folder):
-        if not take.match_file(relative) or leave.match_file(relative):
-            continue
-        uri = f"{source.name}/{relative}" if source.name else relative
-        entry = _hashed(source, file, uri, relative)
-        (documents if isinstance(entry, DocumentRef) else quarantined).append(entry)
-    return Listing(tuple(documents), tuple(quarantined))  # type: ignore[arg-type]  sorted by kind just above
+    entries = [
+        _hashed(source, file, f"{source.name}/{relative}" if source.name else relative, relative)
+        for file, relative in _walk(folder)
+        if take.match_file(relative) and not leave.match_file(relative)
+    ]
+    return listing_of(entries)
 
 
 def _list_file(source: SourceSettings, file: Path) -> Listing:
     if not file.exists():
         raise SourceError(f"source {source.label!r}: {file}: there is no such file or folder")
     uri = source.name or file.name
-    entry = _hashed(source, file, uri, file.name)
-    return Listing((entry,)) if isinstance(entry, DocumentRef) else Listing((), (entry,))
+    return listing_of([_hashed(source, file, uri, file.name)])
+
+
+def listing_of(entries: Iterable[DocumentRef | Quarantined]) -> Listing:
+    """Documents and those that could not be taken, each in their place."""
+    found = tuple(entries)
+    return Listing(
+        tuple(entry for entry in found if isinstance(entry, DocumentRef)),
+        tuple(entry for entry in found if isinstance(entry, Quarantined)),
+    )
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:

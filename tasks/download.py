@@ -11,7 +11,7 @@ from nightloom.documents import DocumentRef, Listing, Quarantined, document_id
 from nightloom.download import LIMITS, fetch, http_client
 from nightloom.errors import DocumentError, SourceUnavailable
 from nightloom.night import Night
-from nightloom.sources import list_source, one_listing
+from nightloom.sources import list_source, listing_of, one_listing
 from tasks.policy import step
 
 FETCHES_AT_ONCE = 8
@@ -38,10 +38,7 @@ async def download_source(night: Night, source: SourceSettings) -> Listing:
         entries = await each(
             source.addresses, lambda url: _fetch_or_quarantine(night, source, client, url), at_once=FETCHES_AT_ONCE
         )
-    return Listing(
-        tuple(entry for entry in entries if isinstance(entry, DocumentRef)),
-        tuple(entry for entry in entries if isinstance(entry, Quarantined)),
-    )
+    return listing_of(entries)
 
 
 async def _fetch_or_quarantine(

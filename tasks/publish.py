@@ -14,9 +14,9 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from nightloom.errors import NightFailed, NightloomError
+from nightloom.errors import NightFailed, NightloomError, Outcome
 from nightloom.night import Night
-from nightloom.report import Outcome, RunReport, counts_table, save_report, to_markdown
+from nightloom.report import RunReport, counts_table, save_report, to_markdown
 
 PROGRESS_SECONDS = 2
 """Between two updates of the progress artifact, at least."""
@@ -68,9 +68,9 @@ async def reported(night: Night) -> AsyncIterator[None]:
         raise failure from error
 
 
-async def publish(night: Night, outcome: Outcome | str, reason: str) -> RunReport:
+async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
     """Write the report to its folder, and to the UI as markdown and as a table of counts."""
-    report = night.report(outcome, reason)  # type: ignore[arg-type]  the error tree spells outcomes as the report does
+    report = night.report(outcome, reason)
     rows: list[dict[str, Any]] = [dict(row) for row in counts_table(report)]
     await acreate_markdown_artifact(
         to_markdown(report), key=artifact_key(report.corpus, "report"), description=f"{report.outcome}: {reason}"[:200]
@@ -78,6 +78,6 @@ async def publish(night: Night, outcome: Outcome | str, reason: str) -> RunRepor
     await acreate_table_artifact(
         rows, key=artifact_key(report.corpus, "counts"), description="Documents and nodes of the night"
     )
-    file = save_report(report, night.corpus.reports)
-    get_run_logger().info("%s: %s (report: %s)", report.outcome, reason, file)
+    save_report(report, night.corpus.reports)
+    get_run_logger().info("%s: %s (report: %s)", report.outcome, reason, report.file)
     return report

@@ -1,5 +1,7 @@
 """Secrets: from the environment, or from a Prefect Secret block that the corpus file names."""
 
+from typing import Any
+
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
@@ -19,7 +21,7 @@ async def milvus_token(settings: MilvusSettings) -> SecretStr | None:
     if token is not None or settings.token_block is None:
         return token
     try:
-        block = await Secret.aload(settings.token_block)
+        block: Any = await Secret.aload(settings.token_block)
     except ValueError:
         raise CorpusFileError(
             f"milvus.token_block: there is no Prefect Secret block {settings.token_block!r}; create it, or set"

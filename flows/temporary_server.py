@@ -1,0 +1,93 @@
+"""A Prefect API for a night that nobody deployed.
+
+Prefect starts one by itself where none is configured. This one is up in half the time, as it starts beside our own imports
+and the server's code stays out of this process; and it ends without the tracebacks that mean nothing.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+from nightloom.errors import NightFailed
+
+START_SECONDS = 120
+STOP_SECONDS = 10
+PAUSE_SECONDS = 0.05
+
+
+@contextmanager
+def prefect_api() -> Iterator[None]:
+    """The configured Prefect API, or a temporary one on loopback for the block.
+
+    Raises:
+        NightFailed: The temporary one did not start.
+    """
+    if get_current_settings().api.url:
+        yield
+        return
+    port = _free_port()
+    process = _start(port)
+    try:
+        from flows import nightly_reindex  # noqa: F401, PLC0415  imported while the server starts
+
+        _wait(process, f"http://127.0.0.1:{port}/api/health")
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+            try:
+                yield
+            finally:
+                APILogWorker.drain_all()  # what is sent at exit would find no server
+    finally:
+        _stop(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    settings = {
+        "PREFECT_UI_ENABLED": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+    }
+    return subprocess.Popen(  # noqa: S603  our own interpreter, our own words
+        [*command, *options],
+        env={**os.environ, **settings},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl+C is for the night; the server goes after it
+    )
+
+
+def _wait(process: subprocess.Popen[bytes], health: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(health, timeout=5).is_success:
+                return
+        except httpx.HTTPError:
+            time.sleep(PAUSE_SECONDS)
+    raise NightFailed(
+        "Prefect's temporary server did not start; run `prefect server start` to see why, and name it in PREFECT_API_URL"
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

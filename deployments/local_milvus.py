@@ -1,53 +1,56 @@
 """A real Milvus standalone server without Docker, to try Nightloom out and for its tests. Not for production.
 
-`python deployments/local_milvus.py [--port 19530] [--data data/milvus]` runs one until Ctrl+C; `local_milvus` runs one for
-a `with` block. The server is the binary in the PyPI package `milvus`, with the configuration shipped beside it. That
-package's own launcher is not used: its embedded etcd always takes the ports 2379 and 2380, so that a second server on the
-machine dies; it unpacks 257 MB into every data folder; and it gives the server one second to stop.
+`python deployments/local_milvus.py [--port 19530] [--data data/milvus]` runs one until Ctrl+C; `local_milvus` runs one
+for a `with` block. The server is the binary of the PyPI package `milvus`, with the configuration that package ships.
+Its own launcher is not used: its embedded etcd takes ports 2379 and 2380 whatever one asks for, so that a second server
+on the machine dies; it unpacks 257 MB into every data folder; and it gives the server one second to stop.
 
-Every variable in a Milvus server's environment is one of its settings (`PROXY_PORT` is `proxy.port`), so the settings made
-here travel as its whole environment, and none of the caller's variables reaches it.
-
-**What cannot be bound to loopback**: etcd's two ports are on 127.0.0.1, and the parts of the server call one another there,
-but Milvus 2.3 listens on all interfaces for its clients (`port`), for metrics and health, and for its seven internal
-services: its `<component>.ip` only says which address is announced. Nothing asks for a password. Use a firewall where
-others can reach the machine.
-
-The binary also writes a few bytes to /run/milvus, where it may, and to /tmp/milvus, whatever it is told.
+**What cannot be bound to loopback.** Only etcd's two ports are on 127.0.0.1. For clients (`--port`), for metrics and
+health, and for its seven internal services Milvus 2.3 listens on every interface: `<component>.ip`, set to 127.0.0.1
+here, is no more than the address at which the components call one another. Nothing asks for a password, so do not run
+it where strangers can reach the machine. It also writes a few bytes to /run/milvus and /tmp/milvus.
 """
 
+import argparse
+import base64
 import contextlib
+import fcntl
+import http.client
 import importlib.metadata
 import importlib.util
+import itertools
+import json
 import lzma
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)
-"""Where free ports are looked for: below the ephemeral ports, of which an outgoing connection could take one before the
-server listens on it (Milvus then moves to another port without a word)."""
+"""Where free ports are sought: below the ephemeral ones, which an outgoing connection could take before the server does
+(Milvus then moves to another port without a word)."""
 
-SERVICES = ("proxy.internalPort",) + tuple(
-    f"{name}.port" for name in ("rootCoord", "queryCoord", "queryNode", "dataCoord", "dataNode", "indexNode")
-)
-LOG_LINES = 20
-"""How many of the last lines of the log an error carries."""
+SERVICES = ("rootCoord", "queryCoord", "queryNode", "dataCoord", "dataNode", "indexNode")
+SERVICE_PORTS = ("proxy.internalPort", *(f"{service}.port" for service in SERVICES))
+LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+PLACEHOLDER = re.compile(r"\{\{[^:}]*:?\s*([^}]*?)\s*\}\}")  # `{{ name(type): default }}` in the shipped configuration
+LOG_LINES, LOG_LINE_LENGTH = 20, 500  # how much of the end of its log an error carries
 
 UNAVAILABLE = (
-    "There is no Milvus server to start: the package `milvus` is not installed, or has no binary for this platform "
-    "({platform}). Install it with `pip install 'nightloom[milvus]'`, on Linux x86-64 or macOS only; elsewhere, run Milvus "
-    "in a container."
+    "No Milvus server can be started here: the package `milvus` is not installed, or has no binary for {platform}. "
+    "Install it with `pip install 'nightloom[milvus]'`, on Linux x86-64 or macOS; elsewhere run Milvus in a container."
 )
 READY = """Milvus is ready at {server.uri}
   data: {server.folder}
@@ -57,69 +60,80 @@ Ctrl+C stops it and keeps the data."""
 
 
 class LocalMilvusUnavailable(RuntimeError):
-    """No server can be started here; the message says what to install. Tests skip with it as their reason."""
+    """No server can be started on this machine; the message says what to install. Tests skip with it as the reason."""
 
 
 class LocalMilvusFailed(RuntimeError):
-    """A server did not start: port or folder in use, or it died or was too slow. The message ends with its log's end."""
+    """A server did not start: its port or folder is in use, it died, or it was too slow. Carries the end of its log."""
 
 
 @dataclass(frozen=True)
 class LocalMilvus:
-    """A running server; `start` makes it."""
+    """A running server, made by `start`. Its pid is also its process group's."""
 
     uri: str
     port: int
     pid: int
     folder: Path
     log_file: Path
-    process: "subprocess.Popen[bytes]" = field(repr=False, compare=False)
+    process: subprocess.Popen[bytes] = field(repr=False, compare=False)
 
     def kill(self) -> None:
-        """End it at once, as a crash would, with any children; return when it is gone. Its folder can be started again."""
-        if self.process.returncode is None:
-            self._signal(signal.SIGKILL)
-            self.process.wait()
+        """End it as a crash would, with any children, and return when it is gone. The folder can be started again."""
+        self.stop(grace_seconds=0)
 
     def stop(self, grace_seconds: float = 20) -> None:
-        """Let it stop cleanly, and kill what is left after `grace_seconds`. Nothing happens if it has ended before.
+        """Let it stop cleanly for up to `grace_seconds`, then kill what is left; nothing if it was ended here before.
 
-        Its exit status says nothing: this version always aborts as the very last step of a clean stop.
+        The exit status says nothing: this version of Milvus aborts as the very last step of a clean stop.
         """
         if self.process.returncode is not None:
             return
         try:
-            self._signal(signal.SIGTERM)
-            self._signal(signal.SIGCONT)  # a paused server would not see the first signal
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(grace_seconds)
+            if grace_seconds:
+                self._signal(signal.SIGTERM)
+                self._signal(signal.SIGCONT)  # a paused server would not see the first
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(grace_seconds)
         finally:
             self._signal(signal.SIGKILL)
             self.process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # ended; macOS has the second for a zombie
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the second: a zombie, on macOS
             os.killpg(self.pid, number)
 
 
 def start(folder: Path, port: int | None = None, timeout_seconds: float = 90) -> LocalMilvus:
-    """Start a server on `folder`, made if missing, and wait until it answers; `port` is a free one unless given.
+    """Start a server on `folder`, made if missing, and wait until it answers. A `port` of None is a free one.
 
-    A folder keeps its data from one start to the next, whatever the ports. Raises `LocalMilvusUnavailable` and
-    `LocalMilvusFailed`; after an error no process is left.
+    The data stay in the folder from one start to the next, whatever the ports; collections that were loaded answer
+    again within a few seconds. The log is of the latest start. Raises `LocalMilvusUnavailable` or `LocalMilvusFailed`,
+    and leaves no process then.
     """
-    folder = folder.resolve()
-    binaries = _binaries()
+    package, folder = _package(), folder.resolve()
+    binaries = _unpack(package / "bin")
     if port is not None and not _is_free(port):
         raise LocalMilvusFailed(f"Port {port} is in use: stop what listens there, or choose another port.")
-    metrics_port, *others = _free_ports(3 + len(SERVICES) + (port is None))
-    port = others.pop() if port is None else port
-    settings = _configure(folder, port, metrics_port, others)
+    free_port, metrics_port, *inner_ports = _free_ports(4 + len(SERVICE_PORTS))
+    port = free_port if port is None else port
     log_file = folder / "milvus.log"
-    process = _launch(binaries, folder, log_file, settings)
+    with _claim(log_file) as log:
+        # Milvus reads every variable of its environment as a setting, so it gets none of the caller's.
+        environment = _configure(package, folder, port, inner_ports)
+        environment |= {"METRICS_PORT": str(metrics_port), LIBRARY_PATH: str(binaries)}
+        process = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
+            [str(binaries / "milvus"), "run", "standalone"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # so that Ctrl+C reaches only the caller
+        )
     server = LocalMilvus(f"http://{HOST}:{port}", port, process.pid, folder, log_file, process)
     try:
-        _wait_until_ready(server, metrics_port, timeout_seconds)
+        _wait_until_ready(server, metrics_port, inner_ports, timeout_seconds)
     except BaseException:
         server.kill()
         raise
@@ -128,7 +142,7 @@ def start(folder: Path, port: int | None = None, timeout_seconds: float = 90) ->
 
 @contextlib.contextmanager
 def local_milvus(folder: Path, port: int | None = None, timeout_seconds: float = 90) -> Iterator[LocalMilvus]:
-    """Run a server for the `with` block: `start`, then `stop`. It may be killed in the block, and started again."""
+    """Run a server for the block: `start`, then `stop`, which does nothing if the block has killed it."""
     server = start(folder, port, timeout_seconds)
     try:
         yield server
@@ -137,7 +151,7 @@ def local_milvus(folder: Path, port: int | None = None, timeout_seconds: float =
 
 
 def _package() -> Path:
-    """Return the data folder of the package `milvus`, which is not imported: that would make two server objects."""
+    """Return the data folder of the package `milvus`, which is not imported because that makes two server objects."""
     spec = importlib.util.find_spec("milvus")
     data = Path(spec.origin).parent / "data" if spec and spec.origin else None
     if data is None or not (data / "bin" / "milvus.lzma").is_file():
@@ -145,9 +159,8 @@ def _package() -> Path:
     return data
 
 
-def _binaries() -> Path:
-    """Return the folder of the unpacked binaries. The first call unpacks 257 MB into the user's cache, in about 5 s."""
-    packed = _package() / "bin"
+def _unpack(packed: Path) -> Path:
+    """Return the folder with the unpacked binaries, in the user's cache; the first call takes about 5 s and 257 MB."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightloom"
     binaries = cache / f"milvus-{importlib.metadata.version('milvus')}-{sys.platform}-{platform.machine()}"
     if binaries.is_dir():
@@ -157,29 +170,134 @@ def _binaries() -> Path:
         unpacked = Path(temporary, "bin")
         unpacked.mkdir()
         for file in packed.glob("*.lzma"):
-            target = unpacked / file.stem
-            with lzma.open(file) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-            target.chmod(0o755)
+            with lzma.open(file) as source, (unpacked / file.stem).open("wb") as target:
+                shutil.copyfileobj(source, target)
+            (unpacked / file.stem).chmod(0o755)
         try:
             unpacked.rename(binaries)  # in one step, so that no other process sees half of it
-        except OSError:  # another process was first
-            if not binaries.is_dir():
+        except OSError:
+            if not binaries.is_dir():  # otherwise another process was first
                 raise
     return binaries
 
 
 def _is_free(port: int) -> bool:
-    try:
-        socket.create_server(("", port)).close()
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError), socket.create_server(("", port)):
+        return True
+    return False
 
 
 def _free_ports(count: int) -> list[int]:
-    candidates = random.sample(PORTS, len(PORTS))
-    free = [port for port, _ in zip(filter(_is_free, candidates), range(count), strict=False)]
-    if len(free) < count:
-        raise LocalMilvusFailed(f"Fewer than {count} ports of {PORTS.start} to {PORTS.stop - 1} are free.")
-    return free
+    candidates = random.sample(PORTS, len(PORTS))  # shuffled, so that servers started together do not collide
+    return list(itertools.islice(filter(_is_free, candidates), count))
+
+
+@contextlib.contextmanager
+def _claim(log_file: Path) -> Iterator[BinaryIO]:
+    """Open the log, locked and empty. Its server inherits the lock; a second one on the folder would only wait."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalMilvusFailed(f"A server is already running on {log_file.parent}.") from None
+        log.truncate(0)
+        yield log
+
+
+def _configure(package: Path, folder: Path, port: int, inner_ports: list[int]) -> dict[str, str]:
+    """Write the configuration files, and return the settings laid over them as environment variables.
+
+    The files are the package's: with the defaults in Milvus's code, which differ, the server hangs when it stops.
+    """
+    client_port, peer_port, *service_ports = inner_ports
+    client_url, peer_url = f"http://{HOST}:{client_port}", f"http://{HOST}:{peer_port}"
+    etcd = {"name": "default", "initial-cluster": f"default={peer_url}", "log-level": "warn"}
+    etcd |= dict.fromkeys(("listen-client-urls", "advertise-client-urls"), client_url)
+    etcd |= dict.fromkeys(("listen-peer-urls", "initial-advertise-peer-urls"), peer_url)
+    shipped = (package / "config.yaml.template").read_text("utf-8")
+    configs = folder / "configs"
+    configs.mkdir(exist_ok=True)
+    (configs / "milvus.yaml").write_text(PLACEHOLDER.sub(r"\1", shipped), "utf-8")
+    (configs / "glog.conf").write_text("--logtostderr=true\n", "utf-8")  # the server exits where there is none
+    (configs / "etcd.json").write_text(json.dumps(etcd), "utf-8")
+    settings: dict[str, object] = {
+        "common.gracefulStopTimeout": 1,  # seconds: the only query node waits for another to take its data over
+        "common.session.ttl": 3600,  # seconds: a server that was paused for longer ends itself
+        "etcd.config.path": configs / "etcd.json",
+        "etcd.data.dir": folder / "etcd",
+        "etcd.endpoints": f"{HOST}:{client_port}",
+        "localStorage.path": folder / "files",
+        "log.level": "warn",
+        "proxy.port": port,
+        "rocksmq.path": folder / "rocksmq",
+    }
+    settings |= zip(SERVICE_PORTS, service_ports, strict=True)
+    settings |= {f"{component}.ip": HOST for component in ("proxy", *SERVICES)}
+    return {"MILVUSCONF": str(configs)} | {key.replace(".", "_").upper(): str(settings[key]) for key in settings}
+
+
+def _wait_until_ready(server: LocalMilvus, metrics_port: int, inner_ports: list[int], timeout_seconds: float) -> None:
+    """Wait until every component says it is healthy and a request goes through: the list of collections, over HTTP."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if (status := server.process.poll()) is not None:
+            raise LocalMilvusFailed(f"Milvus ended with status {status} while starting.{_log_end(server)}")
+        _end_old_sessions({server.port, *inner_ports}, etcd_port=inner_ports[0])
+        if _request(metrics_port, "/healthz") and b'"code":200' in _request(server.port, "/v1/vector/collections"):
+            return
+        time.sleep(0.1)
+    raise LocalMilvusFailed(f"Milvus was not ready within {timeout_seconds:g} s.{_log_end(server)}")
+
+
+def _end_old_sessions(own_ports: set[int], etcd_port: int) -> None:
+    """Revoke what a server that ran on this folder before has left in etcd: until it expires no other can start."""
+    sessions = {"key": b"by-dev/meta/session/", "range_end": b"by-dev/meta/session0"}
+    query = {name: base64.b64encode(key).decode() for name, key in sessions.items()}
+    for entry in json.loads(_request(etcd_port, "/v3/kv/range", query) or b"{}").get("kvs", ()):
+        session = json.loads(base64.b64decode(entry["value"]))
+        if "lease" in entry and int(session["Address"].rpartition(":")[2]) not in own_ports:
+            _request(etcd_port, "/v3/lease/revoke", {"ID": entry["lease"]})
+
+
+def _request(port: int, path: str, body: dict[str, str] | None = None) -> bytes:
+    """Return the answer to a GET, or to a POST of `body` as JSON; nothing where there is none yet or it is an error."""
+    with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=5)) as connection:
+        try:
+            connection.request("POST" if body else "GET", path, json.dumps(body) if body else None)
+            response = connection.getresponse()
+            return response.read() if response.status == http.HTTPStatus.OK else b""
+        except (OSError, http.client.HTTPException):
+            return b""
+
+
+def _log_end(server: LocalMilvus) -> str:
+    """Return the last lines of the log, without the stacks which a dying server writes after its reason."""
+    lines = server.log_file.read_text("utf-8", "replace").partition("\ngoroutine ")[0].splitlines()[-LOG_LINES:]
+    return "\n".join((f" The end of {server.log_file}:", *(line[:LOG_LINE_LENGTH] for line in lines)))
+
+
+def main() -> int:
+    """Run a server in the foreground; return 0 after Ctrl+C, SIGTERM or SIGHUP, and 1 where it fails."""
+    parser = argparse.ArgumentParser(description="Run a Milvus standalone server, to try things out.")
+    parser.add_argument("--port", type=int, default=19530, help="where it listens (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("data/milvus"), help="its folder (default: %(default)s)")
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        print("Starting Milvus ...", flush=True)
+        with local_milvus(arguments.data, arguments.port) as server:
+            print(READY.format(server=server), flush=True)
+            status = server.process.wait()
+        print(f"Milvus ended by itself, with status {status}.{_log_end(server)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nMilvus has stopped.")
+        return 0
+    except (LocalMilvusUnavailable, LocalMilvusFailed) as error:
+        print(error, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

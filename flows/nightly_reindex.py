@@ -1,11 +1,10 @@
 """The flow of one night: bring the index in step with its corpus, and let readers see it only when it is whole."""
 
-import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, runtime
-from pydantic import Field
+from prefect.states import Completed
 
 from nightloom.concurrency import each
 from nightloom.corpus import (
@@ -19,6 +18,7 @@ from nightloom.corpus import (
     SplittingSettings,
     load_corpus,
 )
+from nightloom.errors import CorpusFileError
 from nightloom.night import Night, open_night
 from nightloom.planning import Shard
 from tasks.download import download_all
@@ -30,32 +30,49 @@ from tasks.promote import promote
 from tasks.publish import ProgressArtifact, publish, reported
 from tasks.secrets import milvus_token
 
-OVER = "Replaces this section of the corpus file for one run; None leaves the file's."
-
 
 def run_name() -> str:
     """Corpus and date, such as "demo 2026-11-22"."""
     given = runtime.flow_run.parameters
-    corpus = given.get("name") or Path(str(given.get("corpus_file") or "corpus")).stem
+    corpus = given.get("name")
+    if corpus is None:
+        file = Path(str(given.get("corpus_file")))
+        try:
+            corpus = load_corpus(file).name
+        except CorpusFileError:
+            corpus = file.stem
     return f"{corpus} {runtime.flow_run.scheduled_start_time:%Y-%m-%d}"
 
 
 @flow(name="nightly-reindex", flow_run_name=run_name)
 async def nightly_reindex(
-    corpus_file: Annotated[Path | None, Field(title="Corpus file", description="Where the worker finds it.")] = None,
-    name: Annotated[Alias | None, Field(title="Name", description=OVER)] = None,
-    sources: Annotated[list[SourceSettings] | None, Field(title="Sources", description=OVER)] = None,
-    splitting: Annotated[SplittingSettings | None, Field(title="Splitting", description=OVER)] = None,
-    embedder: Annotated[EmbedderSettings | None, Field(title="Embedder", description=OVER)] = None,
-    milvus: Annotated[MilvusSettings | None, Field(title="Milvus", description=OVER)] = None,
-    evaluation: Annotated[EvaluationSettings | None, Field(title="Evaluation", description=OVER)] = None,
-    gate: Annotated[GateSettings | None, Field(title="Gate", description=OVER)] = None,
-    shards: Annotated[ShardSettings | None, Field(title="Shards", description=OVER)] = None,
+    corpus_file: Path | None = None,
+    name: Alias | None = None,
+    sources: list[SourceSettings] | None = None,
+    splitting: SplittingSettings | None = None,
+    embedder: EmbedderSettings | None = None,
+    milvus: MilvusSettings | None = None,
+    evaluation: EvaluationSettings | None = None,
+    gate: GateSettings | None = None,
+    shards: ShardSettings | None = None,
 ) -> dict[str, Any]:
     """Bring a Milvus collection in step with its corpus.
 
     Download, plan, then shard by shard load, split, embed and insert beside what readers see; copy what is unchanged,
-    verify, evaluate, promote. Returns the run report; a night that changes nothing writes nothing.
+    verify, evaluate, promote. Returns the run report; a night that changes nothing writes nothing. Every parameter but
+    the first replaces that section of the corpus file for one run, as a whole. The form in the UI takes its help from
+    here.
+
+    Args:
+        corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
+        name: Another alias, hence another index.
+        sources: In place of all [[sources]] of the file.
+        splitting: In place of the whole of [splitting]: what stands at its default here is not taken from the file.
+        embedder: In place of the whole of [embedder], the model too. Another model embeds every document again.
+        milvus: In place of the whole of [milvus], the address too.
+        evaluation: In place of the whole of [evaluation].
+        gate: In place of the whole of [gate].
+        shards: In place of the whole of [shards].
     """
     corpus = load_corpus(
         corpus_file,
@@ -86,7 +103,8 @@ async def nightly_reindex(
         else:
             await promote(night)
             report = await publish(night, "promoted", night.summary)
-    return report.model_dump(mode="json")
+    says = f"{report.outcome}: {report.reason}"
+    return Completed(message=says, data=report.model_dump(mode="json"))  # type: ignore[return-value]  # Prefect unwraps it
 
 
 async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:
@@ -107,6 +125,4 @@ async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:
         await artifact.update()
 
     await artifact.update()
-    warm_up = asyncio.create_task(asyncio.to_thread(night.embedder.warm_up))
     await each(work, index_shard, at_once=night.corpus.shards.in_flight)
-    await warm_up

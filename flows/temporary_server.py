@@ -1,7 +1,7 @@
 """A Prefect API for a night that nobody deployed.
 
-Prefect starts one by itself where none is configured. This one is up in half the time, as it starts beside our own imports
-and the server's code stays out of this process; and it ends without the tracebacks that mean nothing.
+Prefect starts one by itself where none is configured. This one is up in half the time, as it starts beside our own
+imports and the server's code stays out of this process; and it ends without the tracebacks that mean nothing.
 """
 
 import os
@@ -80,7 +80,7 @@ def _wait(process: subprocess.Popen[bytes], health: str) -> None:
         except httpx.HTTPError:
             time.sleep(PAUSE_SECONDS)
     raise NightFailed(
-        "Prefect's temporary server did not start; run `prefect server start` to see why, and name it in PREFECT_API_URL"
+        "Prefect's temporary server did not start; run `prefect server start` to see why, and set PREFECT_API_URL to it"
     )
 
 

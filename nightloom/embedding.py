@@ -96,11 +96,6 @@ class Embedder:
             model_kwargs={"use_safetensors": True},
         )
 
-    def warm_up(self) -> None:
-        """Load the weights now, so that the first texts need not wait for them."""
-        with self._one_caller:
-            _ = self._model
-
     async def embed_texts(self, texts: list[str]) -> Vectors:
         """Embed the texts of nodes.
 
@@ -122,7 +117,7 @@ class Embedder:
     def _embed(self, texts: list[str]) -> Vectors:
         # Texts of like length share a batch: padding is what a batch wastes. One caller has all the cores.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        with self._one_caller:  # and one loader
+        with self._one_caller:
             rows = self._model.get_text_embedding_batch([texts[index] for index in order])
         found = np.asarray(rows, dtype=np.float32)
         vectors = np.empty_like(found)

@@ -186,7 +186,7 @@ class Night:
         return rows
 
     async def verify(self) -> int:
-        """Check that tonight's generation holds exactly tonight's documents, and seal it.
+        """Check that tonight's generation holds exactly tonight's documents.
 
         Raises:
             IndexInconsistent: Names the documents that are wrong.

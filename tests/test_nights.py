@@ -1,0 +1,335 @@
+"""Whole nights, on Milvus Lite and on a real Milvus server: the same cases, the same rows."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.local_milvus import LocalMilvusUnavailable, local_milvus
+from nightloom import live
+from nightloom.documents import document_id
+from nightloom.errors import EvaluationInputError, Held, IndexInputError, NightFailed, SourceError
+from nightloom.milvus import open_index
+from nightloom.night import Night
+from tests.nights import QUERIES, TEXTS, Home, environment, night
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Milvus server of our own."""
+    try:
+        with local_milvus(tmp_path_factory.mktemp("milvus")) as server:
+            yield server.uri
+    except LocalMilvusUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """A corpus of five documents that no night has seen yet."""
+    uri = request.getfixturevalue("milvus_server") if request.param == "server" else "index.db"
+    new = Home(tmp_path, uri, f"test_{document_id(str(tmp_path))[:12]}")
+    new.write(TEXTS)
+    new.configure()
+    return new
+
+
+@pytest.fixture(autouse=True)
+def _api(prefect_server: str) -> Iterator[None]:
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield
+
+
+async def test_the_first_night_indexes_everything_and_the_second_does_nothing(home: Home) -> None:
+    first = await night(home)
+    assert first["outcome"] == "promoted"
+    assert first["documents"] == {
+        "listed": 5,
+        "added": 5,
+        "changed": 0,
+        "unchanged": 0,
+        "removed": 0,
+        "quarantined": 0,
+    }
+    assert first["nodes"]["embedded"] == first["nodes"]["total"] > 5
+    assert first["truncated_tokens"] == 0
+    assert first["scores"] == {"nDCG@10": 1.0, "R@10": 1.0, "RR@10": 1.0}
+    before = await home.rows()
+    assert len(before) == first["nodes"]["total"]
+
+    second = await night(home)
+    assert second["outcome"] == "unchanged"
+    assert second["nodes"] == {"embedded": 0, "copied": 0, "deleted": 0, "total": len(before)}
+    assert second["generation"] == first["generation"]
+    assert second["scores"] == first["scores"]
+    assert await home.rows() == before
+
+
+async def test_rows_hold_the_typed_fields_of_the_design(home: Home) -> None:
+    await night(home)
+    rows = await home.rows()
+    whale = {key: row for key, row in rows.items() if row["uri"] == "texts/whale.txt"}
+    key = document_id("texts/whale.txt")
+    assert set(whale) == {f"{key}-{position}" for position in range(len(whale))}
+    assert {row["total"] for row in whale.values()} == {len(whale)}
+    assert {row["document_id"] for row in whale.values()} == {key} == {row["doc_id"] for row in whale.values()}
+    assert len({row["version"] for row in whale.values()}) == 1
+    stored = json.dumps(list(rows.values()))
+    assert str(home.folder) not in stored, "a path of this machine is in the index"
+
+
+async def test_a_night_embeds_only_what_changed_and_removes_what_is_gone(home: Home) -> None:
+    await night(home)
+    before = await home.rows()
+    texts = dict(TEXTS)
+    texts["bread.txt"] += " Rye flour makes it darker."
+    texts["tea.txt"] = "Green tea is steeped at eighty degrees."
+    del texts["piano.txt"]
+    home.write(texts)
+
+    report = await night(home)
+    assert report["outcome"] == "promoted"
+    assert report["documents"] == {
+        "listed": 5,
+        "added": 1,
+        "changed": 1,
+        "unchanged": 3,
+        "removed": 1,
+        "quarantined": 0,
+    }
+    assert report["nodes"]["embedded"] == 2
+    assert report["nodes"]["copied"] == len(before) - 2
+    assert report["nodes"]["deleted"] == 2
+    after = await home.rows()
+    assert {row["uri"] for row in after.values()} == {f"texts/{name}" for name in texts}
+    assert [row["text"] for row in after.values() if row["uri"] == "texts/bread.txt"] == [texts["bread.txt"]]
+    kept = {key: row for key, row in before.items() if row["uri"] not in {"texts/bread.txt", "texts/piano.txt"}}
+    assert {key: after[key] for key in kept} == kept
+
+
+async def test_a_document_that_shrinks_leaves_no_node_behind(home: Home) -> None:
+    await night(home)
+    home.write(TEXTS | {"whale.txt": "Blue whales are the largest animals."})
+    await night(home)
+    rows = await home.rows()
+    assert [row["position"] for row in rows.values() if row["uri"] == "texts/whale.txt"] == [0]
+
+
+async def test_a_document_that_cannot_be_taken_tonight_keeps_the_nodes_of_yesterday(home: Home) -> None:
+    await night(home)
+    before = await home.rows()
+    home.write(TEXTS | {"moon.txt": "  \n "})
+    report = await night(home)
+    assert report["documents"]["quarantined"] == 1
+    assert report["quarantine"] == [{"uri": "texts/moon.txt", "reason": "empty: it has no text"}]
+    assert report["nodes"]["embedded"] == 0
+    assert await home.rows() == before
+
+
+async def test_an_empty_document_is_reported_every_night_and_changes_nothing(home: Home) -> None:
+    home.write(TEXTS | {"empty.txt": ""})
+    first, second = await night(home), await night(home)
+    assert first["documents"]["quarantined"] == second["documents"]["quarantined"] == 1
+    assert (first["outcome"], second["outcome"]) == ("promoted", "unchanged")
+
+
+async def test_another_splitter_is_another_fingerprint_and_embeds_everything_again(home: Home) -> None:
+    first = await night(home)
+    second = await night(home, splitting={"max_tokens": 64, "overlap_tokens": 8})
+    assert second["fingerprint"] != first["fingerprint"]
+    assert second["nodes"]["copied"] == 0
+    assert second["nodes"]["embedded"] == second["nodes"]["total"] > first["nodes"]["total"]
+    assert "fingerprint" in second["reason"]
+
+
+async def test_three_generations_stay_and_older_ones_go(home: Home) -> None:
+    for at in range(5):
+        home.write(TEXTS | {"tea.txt": f"Tea number {at}."})
+        await night(home)
+    async with open_index(home.corpus.milvus, home.name) as index:
+        generations = await index.generations()
+    assert [generation.live for generation in generations] == [False, False, True]
+
+
+async def test_one_shard_at_a_time_and_eight_give_the_same_rows(home: Home, tmp_path: Path) -> None:
+    other = Home(tmp_path / "other", home.uri, home.name + "_other")
+    other.folder.mkdir()
+    other.write(TEXTS)
+    other.configure()
+    await night(home, shards={"documents": 1, "in_flight": 8})
+    await night(other, shards={"documents": 5, "in_flight": 1})
+
+    def comparable(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {key: row | {"embedding": None} for key, row in rows.items()}
+
+    mine, others = await home.rows(), await other.rows()
+    assert comparable(mine) == comparable(others)
+    for key, row in mine.items():
+        assert row["embedding"] == pytest.approx(others[key]["embedding"], abs=1e-5)
+
+
+async def test_many_documents_gone_at_once_hold_the_night(home: Home) -> None:
+    many = {f"{at:02}.txt": f"Note number {at} about the weather." for at in range(24)}
+    home.configure(evaluation=False)
+    home.write(many)
+    first = await night(home)
+    home.write({name: text for name, text in many.items() if name < "12.txt"})
+    with pytest.raises(Held, match="12 of 24 live documents are gone"):
+        await night(home)
+    assert len(await home.rows()) == first["nodes"]["total"]
+
+
+async def test_a_night_in_which_every_document_fails_leaves_the_live_index_alone(home: Home) -> None:
+    await night(home)
+    before = await home.rows()
+    home.write(dict.fromkeys(TEXTS, ""))
+    with pytest.raises(NightFailed, match="every document was quarantined"):
+        await night(home)
+    assert await home.rows() == before
+
+
+async def test_no_document_at_all_is_refused(home: Home) -> None:
+    home.write({})
+    with pytest.raises(SourceError, match="no document found"):
+        await night(home)
+
+
+async def test_qrels_may_name_a_document_that_has_left_but_not_one_that_never_was(home: Home) -> None:
+    await night(home)
+    home.write({name: text for name, text in TEXTS.items() if name != "moon.txt"})
+    report = await night(home)
+    assert report["queries"] == {"asked": 2, "set_aside": 1, "unjudged": 0}
+    qrels = home.folder / "qrels.tsv"
+    qrels.write_text(qrels.read_text() + "q1\tnowhere.txt\t1\n")
+    with pytest.raises(EvaluationInputError, match=r"line 5: 'nowhere.txt'"):
+        await night(home)
+
+
+async def test_other_golden_queries_are_asked_of_an_index_that_did_not_change(home: Home) -> None:
+    await night(home)
+    home.configure()
+    (home.folder / "qrels.tsv").write_text("q1\tchess.txt\t1\n")
+    report = await night(home)
+    assert report["outcome"] == "unchanged"
+    assert report["scores"]["RR@10"] < 1
+    assert (await night(home))["scores"] == report["scores"]
+
+
+async def test_a_collection_of_another_owner_is_never_touched(home: Home) -> None:
+    async with open_index(home.corpus.milvus, home.name) as index:
+        await index._call(lambda: index._client.create_collection(home.name, dimension=4))
+        await index._call(lambda: index._client.insert(home.name, [{"id": 1, "vector": [1.0, 0, 0, 0]}]))
+    with pytest.raises(IndexInputError, match="is not Nightloom's"):
+        await night(home)
+    async with open_index(home.corpus.milvus, home.name) as index:
+        assert await index.count(home.name) == 1
+
+
+async def test_an_alias_of_another_owner_is_never_moved(home: Home) -> None:
+    foreign = home.name + "_foreign"
+    async with open_index(home.corpus.milvus, home.name) as index:
+        await index._call(lambda: index._client.create_collection(foreign, dimension=4))
+        await index._call(lambda: index._client.create_alias(foreign, home.name))
+    with pytest.raises(IndexInputError, match="is not Nightloom's"):
+        await night(home)
+    async with open_index(home.corpus.milvus, home.name) as index:
+        assert await index._call(index._alias_target) == foreign
+
+
+async def test_ask_finds_the_passage_and_status_counts(home: Home) -> None:
+    report = await night(home)
+    hits = await live.ask(home.corpus, None, QUERIES["q3"], 2)
+    assert (hits[0].uri, hits[0].position, hits[0].text) == ("texts/moon.txt", 0, TEXTS["moon.txt"])
+    assert hits[0].score > hits[1].score
+    found = await live.status(home.corpus, None)
+    assert (found.generation, found.documents, found.nodes) == (report["generation"], 5, report["nodes"]["total"])
+    assert found.matches is True
+
+
+async def test_a_killed_night_is_taken_up_where_it_stopped(home: Home, prefect_server: str) -> None:
+    home.write({f"{at:02}.txt": TEXTS["whale.txt"] + f" Note {at}." for at in range(12)})
+    home.configure("[shards]\ndocuments = 1\nin_flight = 1", evaluation=False)
+    process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs meanwhile
+        [sys.executable, "-m", "flows.console", "run", str(home.file), "--json"],
+        cwd=ROOT,
+        env=environment(prefect_server) | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "insert" in line and "shard 3/12" in line and "Completed" in line:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+    report = await night(home)
+    assert report["outcome"] == "promoted"
+    assert report["documents"]["added"] == 12
+    assert 0 < report["nodes"]["embedded"] < report["nodes"]["total"]
+    assert len({row["uri"] for row in (await home.rows()).values()}) == 12
+
+
+async def test_a_cancelled_night_leaves_readers_what_they_had(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    await night(home)
+    before = await home.rows()
+    home.write(TEXTS | {"tea.txt": "Green tea is steeped at eighty degrees."})
+    reached = asyncio.Event()
+
+    async def hang(_night: Night) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Night, "promote", hang)
+    running = asyncio.create_task(night(home))
+    await reached.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    monkeypatch.undo()
+    assert await home.rows() == before
+    assert (await night(home))["documents"]["added"] == 1
+
+
+def test_a_milvus_lite_file_that_is_open_elsewhere_is_refused(tmp_path: Path, prefect_server: str) -> None:
+    home = Home(tmp_path, "index.db", "busy")
+    home.write(TEXTS)
+    home.configure()
+    code = (
+        "from pymilvus import MilvusClient; import sys; "
+        f"MilvusClient({str(tmp_path / 'index.db')!r}); print('open', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "open"
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.console", "run", str(home.file), "--json"],
+            cwd=ROOT,
+            env=environment(prefect_server),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        holder.communicate("")
+    assert done.returncode == 2
+    assert "open in another process" in done.stderr
+    assert json.loads(done.stdout)["outcome"] == "refused"

@@ -2,8 +2,8 @@
 
     python benchmarks/prefect_cost.py [--documents 1000] [--uri http://127.0.0.1:19530]
 
-Prints seconds for a first night, for the night after it in which nothing changed, and for the first night's steps called
-without Prefect, side by side in one process. On a server it leaves collections named prefect_cost_* behind.
+Prints seconds for a first night, for the night after it in which nothing changed, and for the first night's steps
+called without Prefect, side by side in one process. On a server it leaves collections named prefect_cost_* behind.
 """
 
 import argparse
@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 from flows.nightly_reindex import nightly_reindex
-from flows.temporary_server import prefect_api
+from flows.prefect_api import prefect_api
 from nightloom import night as night_module
 from nightloom.corpus import load_corpus
 from nightloom.embedding import Embedder, Vectors

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from prefect.settings import get_current_settings
 
+from flows.prefect_api import configured_api
 from nightloom.corpus import Corpus, load_corpus
 from nightloom.download import http_client
 from nightloom.embedding import Embedder
@@ -102,14 +102,5 @@ async def _milvus(corpus: Corpus) -> str:
 
 
 async def _prefect(_corpus: Corpus) -> str:
-    url = get_current_settings().api.url
-    if not url:
-        return "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself"
-    try:
-        async with httpx.AsyncClient(timeout=5) as client:
-            (await client.get(f"{url.rstrip('/')}/health")).raise_for_status()
-    except httpx.HTTPError as error:
-        raise SourceUnavailable(
-            f"{url} does not answer: {error}; start it with `prefect server start`, or unset PREFECT_API_URL"
-        ) from None
-    return f"{url} answers"
+    url = await asyncio.to_thread(configured_api)
+    return f"{url} answers" if url else "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself"

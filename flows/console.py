@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 import os
-import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -31,6 +30,9 @@ app = typer.Typer(
 CorpusFile = Annotated[Path, typer.Argument(metavar="CORPUS.toml", help="The corpus file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
+INTERRUPTED = 130
+"""What shells say of a program that Ctrl+C ended."""
+
 out = Console()
 err = Console(stderr=True)
 
@@ -47,6 +49,8 @@ def run(corpus: CorpusFile, as_json: AsJson = False) -> None:
         load_corpus(corpus)  # before Prefect starts anything, so that a typing error costs no time
         with watch_night(err):
             report = RunReport.model_validate(_run_flow(corpus))
+    except KeyboardInterrupt:
+        raise _interrupted("interrupted; the live index is as it was, and the next run goes on from here") from None
     except NightloomError as error:
         report = error.report if isinstance(error.report, RunReport) else refused_report(corpus.stem, error)
         code = error.exit_code
@@ -189,6 +193,8 @@ def _finish(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
     """Run to the end; an error of ours is a message and an exit code, not a traceback."""
     try:
         return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise _interrupted("interrupted") from None
     except NightloomError as error:
         err.print(plain(str(error)), style="red", markup=False, highlight=False, soft_wrap=True)
         if as_json:
@@ -199,7 +205,7 @@ def _finish(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
 def _run_flow(corpus: Path) -> dict[str, Any]:
     # The progress on the screen takes the place of Prefect's log there; the server still gets all of it.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from flows.temporary_server import prefect_api  # noqa: PLC0415  Prefect takes seconds to import
+    from flows.prefect_api import prefect_api  # noqa: PLC0415  Prefect takes seconds to import
 
     with prefect_api():
         from flows.nightly_reindex import nightly_reindex  # noqa: PLC0415
@@ -207,14 +213,15 @@ def _run_flow(corpus: Path) -> dict[str, Any]:
         return asyncio.run(nightly_reindex(corpus_file=corpus))
 
 
+def _interrupted(says: str) -> typer.Exit:
+    err.print(says)
+    return typer.Exit(INTERRUPTED)
+
+
 def main() -> None:
     """Entry point of the console script."""
     logging.captureWarnings(capture=True)
-    try:
-        app()
-    except KeyboardInterrupt:
-        err.print("interrupted; the next run takes up where this one stopped")
-        sys.exit(130)
+    app()
 
 
 if __name__ == "__main__":

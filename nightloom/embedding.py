@@ -108,17 +108,29 @@ class Embedder:
         Raises:
             EmbeddingError: The model gave a wrong count, or a vector that is zero or not finite.
         """
-        return await asyncio.to_thread(self._embed, [self.settings.text_prefix + text for text in texts])
+        return await self._in_thread([self.settings.text_prefix + text for text in texts])
 
     async def embed_queries(self, queries: list[str]) -> Vectors:
         """Embed queries; the same as `embed_texts`, with the query prefix."""
-        return await asyncio.to_thread(self._embed, [self.settings.query_prefix + query for query in queries])
+        return await self._in_thread([self.settings.query_prefix + query for query in queries])
 
-    def _embed(self, texts: list[str]) -> Vectors:
+    async def _in_thread(self, texts: list[str]) -> Vectors:
+        abandoned = threading.Event()
+        try:
+            return await asyncio.to_thread(self._embed, texts, abandoned)
+        finally:
+            abandoned.set()  # cancelled or timed out: the thread ends with its batch
+
+    def _embed(self, texts: list[str], abandoned: threading.Event) -> Vectors:
         # Texts of like length share a batch: padding is what a batch wastes. One caller has all the cores.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        rows: list[list[float]] = []
         with self._one_caller:
-            rows = self._model.get_text_embedding_batch([texts[index] for index in order])
+            for start in range(0, len(order), self.settings.batch_size):
+                if abandoned.is_set():
+                    break
+                batch = order[start : start + self.settings.batch_size]
+                rows += self._model.get_text_embedding_batch([texts[index] for index in batch])
         found = np.asarray(rows, dtype=np.float32)
         vectors = np.empty_like(found)
         if len(found) == len(texts):

@@ -11,7 +11,8 @@ The tree says what to do about an error, which is all that a caller needs to kno
     │   ├── SourceError           a source cannot be listed, or lists a document twice
     │   ├── EvaluationInputError  queries or qrels
     │   ├── EmbedderError         the model is unknown, unsafe, or too small for the nodes
-    │   └── IndexInputError       Milvus cannot be reached, or holds something of another owner
+    │   ├── IndexInputError       Milvus cannot be reached, or holds something of another owner
+    │   └── PrefectUnavailable    the Prefect API that is configured does not answer
     ├── DocumentError             one document cannot be taken: quarantined, the night goes on
     ├── NightFailed               the night cannot end well; the live index is untouched: exit code 1
     │   ├── EmbeddingError        the embedder answered with something that is no embedding
@@ -72,6 +73,10 @@ class EmbedderError(InputError):
 
 class IndexInputError(InputError):
     """Milvus cannot be reached or read as configured, or something of another owner is in the way."""
+
+
+class PrefectUnavailable(InputError):
+    """The Prefect API that PREFECT_API_URL names does not answer."""
 
 
 class DocumentError(NightloomError):

@@ -1,4 +1,4 @@
-"""A Prefect API for a night that nobody deployed.
+"""The Prefect API of a night: the configured one, or a temporary one for a night that nobody deployed.
 
 Prefect starts one by itself where none is configured. This one is up in half the time, as it starts beside our own
 imports and the server's code stays out of this process; and it ends without the tracebacks that mean nothing.
@@ -16,8 +16,9 @@ import httpx
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-from nightloom.errors import NightFailed
+from nightloom.errors import NightFailed, PrefectUnavailable
 
+ANSWER_SECONDS = 5
 START_SECONDS = 120
 STOP_SECONDS = 10
 PAUSE_SECONDS = 0.05
@@ -28,9 +29,10 @@ def prefect_api() -> Iterator[None]:
     """The configured Prefect API, or a temporary one on loopback for the block.
 
     Raises:
+        PrefectUnavailable: The configured one does not answer.
         NightFailed: The temporary one did not start.
     """
-    if get_current_settings().api.url:
+    if configured_api():
         yield
         return
     port = _free_port()
@@ -46,6 +48,24 @@ def prefect_api() -> Iterator[None]:
                 APILogWorker.drain_all()  # what is sent at exit would find no server
     finally:
         _stop(process)
+
+
+def configured_api() -> str | None:
+    """Address of the API that PREFECT_API_URL or the profile names; None where they name none.
+
+    Raises:
+        PrefectUnavailable: It does not answer.
+    """
+    url = get_current_settings().api.url
+    if url:
+        try:
+            httpx.get(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).raise_for_status()
+        except httpx.HTTPError as error:
+            raise PrefectUnavailable(
+                f"PREFECT_API_URL: {url} does not answer: {error}; start it with `prefect server start`, or unset"
+                " PREFECT_API_URL"
+            ) from None
+    return url
 
 
 def _free_port() -> int:

@@ -12,7 +12,7 @@ from nightloom.download import http_client
 from nightloom.embedding import Embedder
 from nightloom.errors import NightloomError, SourceUnavailable
 from nightloom.evaluation import judge, load_golden
-from nightloom.milvus import open_index, server_version
+from nightloom.index import open_index
 from nightloom.sources import list_source, one_listing
 from nightloom.splitting import Splitter
 from tasks.secrets import milvus_token
@@ -93,11 +93,11 @@ async def _queries(corpus: Corpus) -> str:
 
 async def _milvus(corpus: Corpus) -> str:
     async with open_index(corpus.milvus, corpus.name, await milvus_token(corpus.milvus)) as index:
-        if index.is_absent:
+        if index.connection.is_absent:
             return f"{corpus.milvus.uri} does not exist yet; the first night creates it"
         generations = await index.generations()
         live = next((generation.name for generation in generations if generation.live), "none")
-        version = await asyncio.to_thread(server_version, index)
+        version = await index.connection.version()
         return f"{corpus.milvus.uri}: version {version}, {len(generations)} generations, live: {live}"
 
 

@@ -13,7 +13,7 @@ from nightloom.concurrency import each
 from nightloom.corpus import EvaluationSettings
 from nightloom.embedding import Vectors
 from nightloom.errors import EvaluationInputError
-from nightloom.milvus import Hit
+from nightloom.rows import Hit
 
 DEFAULT_DEPTH = 100
 """Documents ranked for a metric that names no cutoff."""

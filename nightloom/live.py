@@ -13,8 +13,9 @@ from nightloom.errors import IndexInputError, InputError
 from nightloom.evaluation import Judged, Scores, judge, load_golden
 from nightloom.fingerprint import fingerprint
 from nightloom.generations import Generation
-from nightloom.milvus import Hit, Index, open_index
+from nightloom.index import Index, open_index
 from nightloom.night import evaluate
+from nightloom.rows import Hit
 
 MAX_QUESTION_BYTES = 20_000
 
@@ -96,7 +97,7 @@ async def status(corpus: Corpus, token: SecretStr | None) -> Status:
     """What is live."""
     async with open_live(corpus, token) as (index, live):
         heads = await index.heads(live.name)
-        rows = await index.count(live.name)
+        rows = await index.connection.count(live.name)
     try:
         matches = fingerprint(corpus, Embedder(corpus.embedder)) == live.fingerprint
     except InputError:

@@ -18,7 +18,7 @@ from nightloom.evaluation import GoldenQueries, Judged, Scores, ask_all, judge, 
 from nightloom.fingerprint import fingerprint
 from nightloom.gate import check_quarantine, check_removals
 from nightloom.generations import Generation, disposable, half_built
-from nightloom.milvus import Index, open_index
+from nightloom.index import Index, open_index
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan
 from nightloom.progress import Progress
 from nightloom.reading import read_document

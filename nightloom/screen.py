@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from nightloom.milvus import Hit
 from nightloom.progress import Snapshot, watcher
 from nightloom.report import RunReport, plain
+from nightloom.rows import Hit
 
 SHOWN_TEXT = 600
 """Characters of a passage that a terminal shows; --json gives all."""

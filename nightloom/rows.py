@@ -1,0 +1,112 @@
+"""Rows: what a node is in Milvus, and what comes back of it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nightloom.documents import ID_HEX_DIGITS
+from nightloom.embedding import Vectors
+from nightloom.errors import IndexRefused
+from nightloom.splitting import Node
+
+Row = dict[str, Any]
+
+READ_ROWS = 2_000
+"""Rows of a batch that is read, and of a request that copies it."""
+WRITE_ROWS = 500
+"""Rows of a request that inserts; each holds at most 60,000 bytes of text and its embedding."""
+REQUEST_BYTES = 8_000_000
+
+_ID = re.compile(rf"[0-9a-f]{{{ID_HEX_DIGITS}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A node that a query found.
+
+    Attributes:
+        score: As Milvus gives it: for COSINE and IP higher is better, for L2 lower.
+    """
+
+    node: str
+    uri: str
+    item: str
+    title: str
+    position: int
+    score: float
+    text: str
+
+
+def text_node(node: Node, vector: Vectors) -> Any:
+    """A node as LlamaIndex knows it; metadata with the names of typed fields land in those fields.
+
+    Args:
+        node: The node.
+        vector: float32, shape (dim,).
+    """
+    from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode  # noqa: PLC0415
+
+    ref = node.document.ref
+    metadata: dict[str, Any] = {
+        "uri": ref.uri,
+        "item": ref.item,
+        "source": ref.source,
+        "version": node.version,
+        "position": node.position,
+        "total": node.total,
+    }
+    if node.document.title:
+        metadata["title"] = node.document.title
+    if ref.validator and node.position == 0:
+        metadata["validator"] = ref.validator
+    return TextNode(
+        id_=node.id,
+        text=node.text,
+        embedding=vector.tolist(),
+        metadata=metadata,
+        # Other programs embed and prompt with the text alone, as we do.
+        excluded_embed_metadata_keys=list(metadata),
+        excluded_llm_metadata_keys=[key for key in metadata if key not in {"uri", "title"}],
+        relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=ref.id)},
+    )
+
+
+def hit_of(node: Any, score: float) -> Hit:
+    """A node as LlamaIndex gives it back, with its score."""
+    kept = node.metadata
+    return Hit(
+        node.node_id,
+        kept.get("uri", ""),
+        kept.get("item", ""),
+        kept.get("title", ""),
+        kept.get("position", 0),
+        score,
+        node.text,
+    )
+
+
+def requests(rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows in requests within the bounds in rows and bytes; a request of Milvus holds 64 MB."""
+    request: list[Row] = []
+    size_bytes = 0
+    for row in rows:
+        row_bytes = 4 * len(row["embedding"]) + 4 * len(row["text"]) + 2 * len(row.get("_node_content", ""))
+        if request and (size_bytes + row_bytes > REQUEST_BYTES or len(request) == READ_ROWS):
+            yield request
+            request, size_bytes = [], 0
+        request.append(row)
+        size_bytes += row_bytes
+    if request:
+        yield request
+
+
+def checked_id(value: str) -> str:
+    """A document id or version, if it is one: nothing else ever goes into a filter.
+
+    Raises:
+        IndexRefused: It is none.
+    """
+    if not _ID.fullmatch(value):
+        raise IndexRefused(f"{value!r} is no id of {ID_HEX_DIGITS} hex digits, and goes into no filter")
+    return value

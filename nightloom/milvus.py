@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 MAX_VARCHAR_BYTES = 65_535
 CONNECT_SECONDS = 5
+NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
+"""Milvus Lite cuts off a client that asks every 10 s whether it is there, as pymilvus does in long pauses."""
 
 _PERMANENT_ERRORS = (
     milvus_errors.ParamError,
@@ -150,6 +152,7 @@ class Connection:
                 batch_size=WRITE_ROWS,
                 index_management=IndexManagement.NO_VALIDATION,
                 timeout=self.timeout_seconds,
+                grpc_options=_options(self.settings),
             )
 
     async def version(self) -> str:
@@ -231,7 +234,7 @@ def _connect(settings: MilvusSettings, token: str) -> MilvusClient:
     else:
         _check_port(settings.uri)
     try:
-        return MilvusClient(settings.uri, token=token, timeout=CONNECT_SECONDS)
+        return MilvusClient(settings.uri, token=token, timeout=CONNECT_SECONDS, grpc_options=_options(settings))
     except milvus_errors.ConnectionConfigException as error:
         raise IndexInputError(_lite_refusal(settings.uri, error)) from None
     except (MilvusException, grpc.RpcError, OSError) as error:
@@ -239,6 +242,10 @@ def _connect(settings: MilvusSettings, token: str) -> MilvusClient:
             f"milvus.uri: {settings.uri}: cannot be opened: {_short(error)}; check the address, and the token in"
             " NIGHTLOOM_MILVUS_TOKEN"
         ) from None
+
+
+def _options(settings: MilvusSettings) -> dict[str, int]:
+    return NO_KEEPALIVE if settings.is_lite else {}
 
 
 def _check_port(uri: str) -> None:

@@ -1,0 +1,98 @@
+"""What every test stands on: an environment of its own, the packaged model, one Prefect server, the shared data."""
+
+import atexit
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+PREFECT_FOLDER = Path(tempfile.mkdtemp(prefix="nightloom-tests-"))
+atexit.register(shutil.rmtree, PREFECT_FOLDER, ignore_errors=True)
+
+# Before anything else is imported: Prefect and the hub's client read these when they are.
+for variable in [name for name in os.environ if name.startswith(("NIGHTLOOM_", "PREFECT_"))]:
+    del os.environ[variable]
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(PREFECT_FOLDER),
+        "PREFECT_PROFILES_PATH": str(PREFECT_FOLDER / "profiles.toml"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{PREFECT_FOLDER / 'tests.db'}",
+    }
+)
+
+from nightloom.corpus import EmbedderSettings  # noqa: E402  the environment comes first
+from nightloom.embedding import Embedder  # noqa: E402
+from tests.builders import MODEL, ROOT  # noqa: E402
+
+SERVER_START_SECONDS = 120
+SERVER_STOP_SECONDS = 10
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real input that lies beside a checkout and is never committed to it."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real input at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    """The packaged model; its weights are loaded by the first test that embeds."""
+    return Embedder(EmbedderSettings(model=MODEL))
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API address of a real Prefect server on loopback, with a home and a database of its own."""
+    home = tmp_path_factory.mktemp("prefect-server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    settings = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_UI_ENABLED": "false",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+    }
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    log = home / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, *options], env=os.environ | settings, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        _wait_until_healthy(f"http://127.0.0.1:{port}/api/health", process, log)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        process.terminate()
+        try:
+            process.wait(SERVER_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SERVER_START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(address, timeout=5).is_success:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.05)
+    pytest.fail(f"the Prefect server did not start:\n{log.read_text(errors='replace')[-3000:]}")

@@ -1,0 +1,116 @@
+"""One Prefect stack for the session, with both deployments and a small corpus for its worker.
+
+Test files name this module in `pytest_plugins`: its fixtures, imported, would be set up once a file. They import the rest
+of it before pytest sees that, hence PYTEST_DONT_REWRITE.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import pytest
+
+from deployments.local_prefect import LocalPrefect, LocalPrefectFailed, prefect_stack, wait_until
+
+CANARY = "canary-4f6d2c19-milvus-token"
+"""Given to the worker as the token of Milvus; it must be nowhere else afterwards."""
+
+QUESTIONS = {
+    "assert": "How do I check an assumption while debugging?",
+    "lambda": "How is an anonymous function written?",
+    "pass": "Which statement does nothing?",
+    "del": "How do I remove a name from a namespace?",
+    "break": "How do I leave a loop early?",
+    "yield": "What makes a function a generator?",
+}
+"""A question for each topic of the corpus."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """The stack, the deployments as they were right after deploying, and where the worker writes.
+
+    Attributes:
+        deployments: By name, as the API gave them.
+        planned: Runs that the schedules asked for.
+    """
+
+    prefect: LocalPrefect
+    deployments: dict[str, dict[str, Any]]
+    planned: list[dict[str, Any]]
+    reports: Path
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """Both deployments on a real server, with a worker that indexes six topics into a Milvus Lite file."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with prefect_stack(folder, small_corpus(folder / "corpus")) as prefect:
+        named = {name: prefect.ask(f"/deployments/name/nightly-reindex/{name}") for name in ("demo", "tutorial")}
+        planned = planned_runs(prefect, {found["id"] for found in named.values()})
+        for found in named.values():  # a night that begins by itself would meet the runs of the tests
+            prefect.ask(f"/deployments/{found['id']}/pause_deployment", {})
+        yield Deployed(prefect, named, planned, folder / "corpus" / "reports")
+
+
+def planned_runs(prefect: LocalPrefect, deployments: set[str]) -> list[dict[str, Any]]:
+    """The runs that the schedules ask for, once every deployment has one; empty where the server makes none."""
+
+    def planned() -> list[dict[str, Any]] | None:
+        found: list[dict[str, Any]] = prefect.ask("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
+        return found if {run["deployment_id"] for run in found} == deployments else None
+
+    with contextlib.suppress(LocalPrefectFailed):
+        return wait_until(planned, "a planned run of every deployment", 45, prefect.log_end)
+    return []
+
+
+def small_corpus(folder: Path) -> dict[str, str]:
+    """Write six topics and their questions; return the variables that put them in place of any corpus file's."""
+    (folder / "topics").mkdir(parents=True)
+    for topic in QUESTIONS:
+        (folder / "topics" / f"{topic}.txt").write_text(topics[topic], encoding="utf-8")
+    queries = [json.dumps({"_id": topic, "text": text}) for topic, text in QUESTIONS.items()]
+    (folder / "queries.jsonl").write_text("\n".join(queries) + "\n", encoding="utf-8")
+    qrels = [f"{topic}\t{topic}.txt\t1" for topic in QUESTIONS]
+    (folder / "qrels.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
+    return {
+        "NIGHTLOOM_SOURCES": json.dumps([{"path": str(folder / "topics")}]),
+        "NIGHTLOOM_SHARDS__DOCUMENTS": "3",
+        "NIGHTLOOM_MILVUS__URI": str(folder / "index.db"),
+        "NIGHTLOOM_MILVUS_TOKEN": CANARY,
+        "NIGHTLOOM_EVALUATION__QUERIES": str(folder / "queries.jsonl"),
+        "NIGHTLOOM_EVALUATION__QRELS": str(folder / "qrels.tsv"),
+        "NIGHTLOOM_REPORTS": str(folder / "reports"),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """A flow run that has ended, what came of it, and what the command that watched it printed."""
+
+    run: dict[str, Any]
+    artifacts: dict[str, dict[str, Any]]
+    tasks: list[dict[str, Any]]
+    output: str
+    exit_code: int
+
+
+@pytest.fixture(scope="session")
+def first_night(deployed: Deployed) -> Night:
+    """The first run of the deployment `demo`, asked for and watched as an operator does."""
+    done = deployed.prefect.prefect("deployment", "run", "nightly-reindex/demo", "--watch")
+    (run,) = deployed.prefect.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    return night_of(deployed.prefect, run, done.stdout + done.stderr, done.returncode)
+
+
+def night_of(prefect: LocalPrefect, run: dict[str, Any], output: str = "", exit_code: int = 0) -> Night:
+    """Gather what a flow run that has ended left on the server."""
+    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    artifacts = {found["key"]: found for found in prefect.ask("/artifacts/filter", of_run)}
+    tasks = prefect.ask("/task_runs/filter", of_run | {"sort": "EXPECTED_START_TIME_ASC"})
+    return Night(run, artifacts, tasks, output, exit_code)

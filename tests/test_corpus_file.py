@@ -1,0 +1,382 @@
+"""The corpus file: what it takes, what it refuses, and which value wins."""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from nightloom.corpus import (
+    ALIAS_LENGTH,
+    Corpus,
+    GateSettings,
+    MilvusSettings,
+    ShardSettings,
+    SourceSettings,
+    SplittingSettings,
+    load_corpus,
+)
+from nightloom.errors import CorpusFileError
+from nightloom.secrets import milvus_token
+from tests.builders import ROOT
+
+MINIMAL = 'name = "docs"\n[[sources]]\npath = "pages"\n'
+ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PASSWORD = "correct-horse"
+
+
+def load(
+    folder: Path, text: str = MINIMAL, environ: Mapping[str, str] | None = None, sections: dict[str, Any] | None = None
+) -> Corpus:
+    file = folder / "corpus.toml"
+    file.write_text(text, encoding="utf-8")
+    return load_corpus(file, sections, environ or {})
+
+
+def refusal(folder: Path, text: str = MINIMAL, environ: Mapping[str, str] | None = None) -> str:
+    with pytest.raises(CorpusFileError) as refused:
+        load(folder, text, environ)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "corpora").glob("*.toml")), ids=lambda file: file.name)
+def test_every_corpus_file_of_the_repository_loads(file: Path) -> None:
+    assert ALIAS.fullmatch(load_corpus(file, None, {}).name)
+
+
+def test_a_name_and_a_source_are_enough(tmp_path: Path) -> None:
+    corpus = load(tmp_path)
+    assert corpus.splitting == SplittingSettings(max_tokens=256, overlap_tokens=32)
+    assert corpus.embedder.model == "BAAI/bge-base-en-v1.5"
+    assert (corpus.embedder.query_prefix, corpus.embedder.text_prefix, corpus.embedder.batch_size) == ("", "", 32)
+    assert corpus.milvus == MilvusSettings(uri=str(tmp_path / "data" / "nightloom.db"), metric="COSINE")
+    assert corpus.evaluation is None
+    assert corpus.gate == GateSettings(max_removed=0.2, max_quarantined=0.1, keep=2)
+    assert corpus.shards == ShardSettings(documents=64, size_bytes=64_000, in_flight=3)
+
+
+def test_what_the_template_calls_a_default_is_one() -> None:
+    template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
+    commented = "\n".join(
+        re.sub(r"^# (?=\[(evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
+        for line in template.splitlines()
+        if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block)\b)", line)
+    )
+    written = tomllib.loads(commented)
+    assert {"splitting", "milvus", "evaluation", "gate", "shards", "reports"} <= written.keys()
+    defaults = load_corpus(None, {"name": "docs", "sources": [{"path": "docs"}]}, {})
+    for section in ("splitting", "embedder", "gate", "shards"):
+        assert written[section].items() <= getattr(defaults, section).model_dump().items()
+    assert written["milvus"] | {"uri": ""} == {"uri": "", "metric": "COSINE", "timeout_seconds": 60}
+    assert defaults.reports == Path.cwd() / written["reports"]
+    complete = load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": written["evaluation"]}, {})
+    bare = {"queries": written["evaluation"]["queries"], "qrels": written["evaluation"]["qrels"]}
+    assert complete == load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": bare}, {})
+
+
+def test_paths_are_relative_to_the_file_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    corpus = load(
+        tmp_path,
+        'name = "docs"\nreports = "../out"\n[[sources]]\npath = "./pages/"\n[[sources]]\njsonl = "rows.jsonl"\n'
+        '[embedder]\nmodel = "models/mine"\n[milvus]\nuri = "index.db"\n'
+        '[evaluation]\nqueries = "q/queries.jsonl"\nqrels = "/abs/qrels.tsv"\n',
+    )
+    assert [source.path or source.jsonl for source in corpus.sources] == [tmp_path / "pages", tmp_path / "rows.jsonl"]
+    assert [source.name for source in corpus.sources] == ["pages", "rows.jsonl"]
+    assert corpus.reports == tmp_path.parent / "out"
+    assert corpus.embedder.model == str(tmp_path / "models" / "mine")
+    assert corpus.milvus.uri == str(tmp_path / "index.db")
+    assert corpus.evaluation is not None
+    assert corpus.evaluation.queries == tmp_path / "q" / "queries.jsonl"
+    assert corpus.evaluation.qrels == Path("/abs/qrels.tsv")
+
+
+def test_a_hub_name_and_an_address_are_no_paths(tmp_path: Path) -> None:
+    corpus = load(tmp_path, f'{MINIMAL}[embedder]\nmodel = "org/model"\n[milvus]\nuri = "http://milvus:19530"\n')
+    assert corpus.embedder.model == "org/model"
+    assert corpus.milvus.uri == "http://milvus:19530"
+
+
+def test_a_loaded_corpus_loads_again_as_itself(tmp_path: Path) -> None:
+    corpus = load(tmp_path, f'{MINIMAL}exclude = ["old/**"]\n[splitting]\nmax_tokens = 99\n[gate]\nkeep = 0\n')
+    sections = {key: getattr(corpus, key) for key in type(corpus).model_fields}
+    assert load_corpus(None, sections, {}) == corpus
+    plain = {key: value for key, value in corpus.model_dump().items() if value is not None}
+    assert load_corpus(None, plain, {}) == corpus
+
+
+def test_a_corpus_cannot_be_changed(tmp_path: Path) -> None:
+    corpus = load(tmp_path)
+    with pytest.raises(ValidationError):
+        corpus.splitting.max_tokens = 512  # type: ignore[misc]  # what the test is about
+
+
+# --- which value wins
+
+
+def test_the_environment_reaches_nested_keys_and_lists(tmp_path: Path) -> None:
+    environ = {
+        "NIGHTLOOM_NAME": "other",
+        "NIGHTLOOM_SPLITTING__MAX_TOKENS": "128",
+        "NIGHTLOOM_SOURCES__0__PATH": "/srv/docs",
+        "NIGHTLOOM_SOURCES__0__INCLUDE": '["*.md", "*.txt"]',
+        "NIGHTLOOM_GATE__MAX_REMOVED": "0.5",
+        "NIGHTLOOM_MILVUS__URI": "https://milvus:19530",
+        "UNRELATED": "x",
+    }
+    corpus = load(tmp_path, environ=environ)
+    assert (corpus.name, corpus.splitting.max_tokens, corpus.gate.max_removed) == ("other", 128, 0.5)
+    assert corpus.sources[0].path == Path("/srv/docs")
+    assert corpus.sources[0].include == ("*.md", "*.txt")
+    assert corpus.milvus.uri == "https://milvus:19530"
+
+
+def test_the_environment_gives_lists_and_tables_as_json(tmp_path: Path) -> None:
+    environ = {
+        "NIGHTLOOM_SOURCES": '[{"path": "a"}, {"jsonl": "b.jsonl", "id_field": "key"}]',
+        "NIGHTLOOM_SOURCES__1__ID_FIELD": "number",
+        "NIGHTLOOM_SHARDS": '{"documents": 3}',
+    }
+    corpus = load(tmp_path, environ=environ)
+    assert [source.path or source.jsonl for source in corpus.sources] == [tmp_path / "a", tmp_path / "b.jsonl"]
+    assert corpus.sources[1].id_field == "number"
+    assert corpus.shards.documents == 3
+
+
+def test_the_file_yields_to_the_environment_and_both_to_the_flow(tmp_path: Path) -> None:
+    text = f"{MINIMAL}[splitting]\nmax_tokens = 64\noverlap_tokens = 8\n"
+    environ = {"NIGHTLOOM_SPLITTING__MAX_TOKENS": "100"}
+    assert load(tmp_path, text).splitting == SplittingSettings(max_tokens=64, overlap_tokens=8)
+    assert load(tmp_path, text, environ).splitting == SplittingSettings(max_tokens=100, overlap_tokens=8)
+    for section in (SplittingSettings(max_tokens=200), {"max_tokens": 200}):
+        given_section = {"splitting": section, "gate": None}
+        found = load(tmp_path, text, environ, given_section)
+        assert found.splitting == SplittingSettings(max_tokens=200), "a section replaces the whole section"
+        assert found.gate == load(tmp_path, text).gate, "None counts as not given"
+
+
+@given(file=st.integers(16, 500), environment=st.none() | st.integers(16, 500), flow=st.none() | st.integers(16, 500))
+def test_the_last_one_given_wins(
+    tmp_path_factory: pytest.TempPathFactory, file: int, environment: int | None, flow: int | None
+) -> None:
+    text = f"{MINIMAL}[splitting]\noverlap_tokens = 0\nmax_tokens = {file}\n"
+    environ = {} if environment is None else {"NIGHTLOOM_SPLITTING__MAX_TOKENS": str(environment)}
+    sections = {} if flow is None else {"splitting": {"max_tokens": flow, "overlap_tokens": 0}}
+    corpus = load(tmp_path_factory.getbasetemp(), text, environ, sections)
+    assert corpus.splitting.max_tokens == [value for value in (file, environment, flow) if value is not None][-1]
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "meant"),
+    [
+        (f"sourcs = 1\n{MINIMAL}", "sourcs", "sources"),
+        (f"{MINIMAL}[splitting]\nmax_token = 64\n", "splitting.max_token", "max_tokens"),
+        (f'{MINIMAL}incldue = ["*.md"]\n', "sources.1.incldue", "include"),
+        (f'{MINIMAL}[milvus]\nurl = "x.db"\nmetrik = "IP"\n', "milvus.metrik", "metric"),
+        (f"{MINIMAL}[gate]\nmax_remove = 1\n", "gate.max_remove", "max_removed"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_one(tmp_path: Path, text: str, key: str, meant: str) -> None:
+    says = refusal(tmp_path, text)
+    assert str(tmp_path / "corpus.toml") in says
+    assert f"{key}: unknown key; did you mean {meant!r}?" in says
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (f'{MINIMAL}[splitting]\nmax_tokens = "many"\n', "splitting.max_tokens"),
+        (f"{MINIMAL}[splitting]\nmax_tokens = 8\noverlap_tokens = 0\n", "splitting.max_tokens"),
+        (f"{MINIMAL}[splitting]\nmax_tokens = 32\noverlap_tokens = 17\n", "splitting"),
+        (f'{MINIMAL}[milvus]\nmetric = "HAMMING"\n', "milvus.metric"),
+        (f'{MINIMAL}[milvus]\nuri = "localhost:19530"\n', "milvus.uri"),
+        (f"{MINIMAL}[milvus]\ntimeout_seconds = 0\n", "milvus.timeout_seconds"),
+        (f"{MINIMAL}[gate]\nmax_removed = 2\n", "gate.max_removed"),
+        (f"{MINIMAL}[gate]\nmax_removed = nan\n", "gate.max_removed"),
+        (f"{MINIMAL}[shards]\nin_flight = 0\n", "shards.in_flight"),
+        (f'{MINIMAL}[evaluation]\nqueries = "q.jsonl"\n', "evaluation.qrels"),
+        (f'{MINIMAL}[evaluation]\nqueries = "q.jsonl"\nqrels = "r.tsv"\nmetrics = []\n', "evaluation.metrics"),
+        ('name = "docs"\nsources = []\n', "sources"),
+        ('name = "docs"\n[sources]\npath = "pages"\n', "sources"),
+        ('name = "docs"\n[[sources]]\nurl = "ftp://host/a.txt"\n', "sources.1.url"),
+        ('name = "docs"\n[[sources]]\nurls = ["https://host/a", "file:///a"]\n', "sources.1.urls"),
+        ('[[sources]]\npath = "pages"\n', "name"),
+        (f"name = 3\n{MINIMAL.partition(chr(10))[2]}", "name"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(tmp_path: Path, text: str, key: str) -> None:
+    says = refusal(tmp_path, text)
+    assert says.startswith(f"{tmp_path / 'corpus.toml'}: {key}: ")
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    says = refusal(tmp_path, f"{MINIMAL}[gate]\nkeep = -1\nmax_removed = 7\n[shards]\ndocument = 1\n")
+    assert {"gate.keep", "gate.max_removed", "shards.document"} <= set(re.findall(r"[a-z]+\.[a-z_]+", says))
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfen\x00", b'name = "docs"\nname = "docs"\n'])
+def test_what_is_no_toml_is_refused_with_the_file(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_bytes(content)
+    with pytest.raises(CorpusFileError, match=re.escape(str(file))):
+        load_corpus(file, None, {})
+
+
+def test_a_missing_file_points_to_the_template(tmp_path: Path) -> None:
+    with pytest.raises(CorpusFileError, match=r"nowhere\.toml.*corpora/template\.toml"):
+        load_corpus(tmp_path / "nowhere.toml", None, {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("NIGHTLOOM_SPLITING__MAX_TOKENS", "did you mean 'splitting'?"),
+        ("NIGHTLOOM_SORCES", "did you mean 'sources'?"),
+        ("NIGHTLOOM_", "no key"),
+        ("NIGHTLOOM_TOKEN", "no key 'token'"),
+        ("NIGHTLOOM_SOURCES__7__PATH", "no position in a list of 1"),
+        ("NIGHTLOOM_SOURCES__FIRST__PATH", "no position in a list of 1"),
+    ],
+)
+def test_an_unknown_variable_is_refused_by_name(tmp_path: Path, variable: str, says: str) -> None:
+    message = refusal(tmp_path, environ={variable: "1"})
+    assert variable in message
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        (MINIMAL, {"NIGHTLOOM_SPLITTING__MAX_TOKENS": "many"}),
+        (MINIMAL, {"NIGHTLOOM_SPLITTING": "64"}),
+        (MINIMAL, {"NIGHTLOOM_SOURCES": '[{"path": ]'}),
+        (MINIMAL, {"NIGHTLOOM_NAME__0": "docs"}),
+        ('name = "docs"\n', {"NIGHTLOOM_SOURCES__0__PATH": "pages"}),
+        pytest.param(
+            'name = "docs"\nsources = ["pages"]\n',
+            {"NIGHTLOOM_SOURCES__0__PATH": "pages"},
+            marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="_assign writes into a str: traceback"),
+        ),
+        pytest.param(
+            'name = "docs"\nsources = ["pages"]\n',
+            {"NIGHTLOOM_SOURCES__0__PATH__X": "pages"},
+            marks=pytest.mark.xfail(strict=True, raises=AttributeError, reason="_step reads from a str: traceback"),
+        ),
+        pytest.param(
+            MINIMAL,
+            {"NIGHTLOOM_SOURCES__²__PATH": "pages"},
+            marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="isdigit() is true for ², int() is not"),
+        ),
+    ],
+)
+def test_a_variable_that_fits_nowhere_is_a_mistake_in_words(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
+    assert re.match(r"(environment|.*corpus\.toml):", refusal(tmp_path, text, environ))
+
+
+KINDS = {"path": "pages", "url": "http://h/a", "urls": ["http://h/b"], "jsonl": "rows.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "kinds", [kinds for count in range(5) for kinds in itertools.combinations(KINDS, count)], ids="+".join
+)
+def test_a_source_is_of_exactly_one_kind(kinds: tuple[str, ...]) -> None:
+    sections = {"name": "docs", "sources": [{kind: KINDS[kind] for kind in kinds}]}
+    if len(kinds) == 1:
+        assert getattr(load_corpus(None, sections, {}).sources[0], kinds[0])
+        return
+    with pytest.raises(CorpusFileError, match="give exactly one of path, url, urls and jsonl") as refused:
+        load_corpus(None, sections, {})
+    assert " and ".join(kinds) in str(refused.value)
+
+
+@pytest.mark.xfail(strict=True, reason="urls = [] is taken, and list_source then ends the night with a TypeError")
+def test_a_source_of_no_urls_is_refused(tmp_path: Path) -> None:
+    assert "sources.1" in refusal(tmp_path, 'name = "docs"\n[[sources]]\nurls = []\n')
+
+
+@pytest.mark.xfail(strict=True, reason="fetched twice at once into the same .part file before anyone notices")
+def test_the_same_url_twice_in_a_source_is_refused(tmp_path: Path) -> None:
+    assert "http://h/a" in refusal(tmp_path, 'name = "docs"\n[[sources]]\nurls = ["http://h/a", "http://h/a"]\n')
+
+
+def with_name(name: str) -> Corpus:
+    return load_corpus(None, {"name": name, "sources": [{"path": "pages"}]}, {})
+
+
+@given(st.text(max_size=20).filter(lambda name: not ALIAS.fullmatch(name)))
+def test_a_name_that_milvus_would_refuse_is_refused(name: str) -> None:
+    with pytest.raises(CorpusFileError, match="name: "):
+        with_name(name)
+
+
+@given(st.from_regex(ALIAS, fullmatch=True).filter(lambda name: len(name) <= ALIAS_LENGTH))
+def test_any_other_name_is_taken(name: str) -> None:
+    assert with_name(name).name == name
+
+
+@pytest.mark.parametrize("name", ["docs\n", "9docs", "my-docs", "größe", "", "a b", "x" * (ALIAS_LENGTH + 1)])
+def test_names_that_look_right_and_are_not(name: str) -> None:
+    with pytest.raises(CorpusFileError, match="name: "):
+        with_name(name)
+
+
+# --- secrets
+
+
+def test_the_token_is_in_no_model_and_in_no_text(tmp_path: Path) -> None:
+    environ = {"NIGHTLOOM_MILVUS_TOKEN": f"root:{PASSWORD}"}
+    corpus = load(tmp_path, environ=environ)
+    assert PASSWORD not in f"{corpus!r} {corpus} {corpus.model_dump_json()}"
+    token = milvus_token(environ)
+    assert token is not None
+    assert PASSWORD not in f"{token!r} {token}"
+    assert token.get_secret_value() == f"root:{PASSWORD}"
+    assert milvus_token({}) is None
+    assert milvus_token({"NIGHTLOOM_MILVUS_TOKEN": ""}) is None
+
+
+def test_a_token_in_the_file_or_its_section_is_no_key_and_is_not_repeated(tmp_path: Path) -> None:
+    for text, environ in (
+        (f'{MINIMAL}[milvus]\ntoken = "root:{PASSWORD}"\n', {}),
+        (MINIMAL, {"NIGHTLOOM_MILVUS__TOKEN": f"root:{PASSWORD}"}),
+    ):
+        says = refusal(tmp_path, text, environ)
+        assert "milvus.token: unknown key" in says
+        assert PASSWORD not in says
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://root:{PASSWORD}@milvus:19530",
+        f"https://root:{PASSWORD}@milvus:19530",
+        pytest.param(
+            f"tcp://root:{PASSWORD}@milvus:19530",
+            marks=pytest.mark.xfail(strict=True, reason="_known_kind repeats the whole address in its message"),
+        ),
+    ],
+)
+def test_credentials_in_the_address_are_refused_and_not_repeated(tmp_path: Path, uri: str) -> None:
+    says = refusal(tmp_path, f'{MINIMAL}[milvus]\nuri = "{uri}"\n')
+    assert "milvus.uri" in says
+    assert PASSWORD not in says
+
+
+def test_labels_say_what_a_source_is() -> None:
+    assert SourceSettings(name="guides", path=Path("docs")).label == "guides"
+    assert SourceSettings(url="http://h/a").label == "http://h/a"
+    assert SourceSettings(urls=("http://h/a", "http://h/b")).label == "2 URLs"
+    assert SourceSettings(urls=("http://h/a", "http://h/b")).addresses == ("http://h/a", "http://h/b")
+    assert SourceSettings(path=Path("docs")).addresses == ()

@@ -1,0 +1,225 @@
+"""The deployments on a real server and worker, and the retries of tasks, which need one."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+
+from deployments.local_prefect import ROOT
+from nightloom.errors import EmbedderError, Held, IndexUnavailable, NightFailed, SourceUnavailable
+from tasks.policy import RETRIES, step
+from tests.prefect_stack import CANARY, QUESTIONS, Deployed, Night, night_of
+
+pytest_plugins = ["tests.prefect_stack"]
+pytestmark = pytest.mark.prefect
+
+YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+WRITTEN = {entry["name"]: entry for entry in YAML["deployments"]}
+NAMES = ("demo", "tutorial")
+
+UNDER_WAY = frozenset({"PENDING", "RUNNING"})
+
+
+def test_prefect_yaml_holds_the_deployments_and_no_path_of_this_machine() -> None:
+    assert tuple(WRITTEN) == NAMES
+    assert str(ROOT) not in json.dumps(YAML)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_deployment_arrives_whole(deployed: Deployed, name: str) -> None:
+    found, written = deployed.deployments[name], WRITTEN[name]
+    (schedule,), (given,) = found["schedules"], written["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (given["cron"], given["timezone"])
+    assert (schedule["active"], schedule["slug"], found["paused"]) == (True, "nightly", False)
+    assert found["global_concurrency_limit"]["limit"] == 1
+    assert found["concurrency_options"] == {"collision_strategy": "CANCEL_NEW", "grace_period_seconds": 300}
+    for key in ("parameters", "tags", "description", "entrypoint"):
+        assert found[key] == written[key], key
+    assert (ROOT / found["parameters"]["corpus_file"]).is_file()
+    assert (found["work_pool_name"], found["job_variables"]) == ("nightloom", {"working_dir": "."})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_path_of_the_machine_that_deploys_is_kept(deployed: Deployed, name: str) -> None:
+    assert str(ROOT) not in json.dumps(deployed.deployments[name])
+
+
+@pytest.mark.parametrize(("name", "time"), [("demo", "T02:00:00Z"), ("tutorial", "T02:30:00Z")])
+def test_the_schedule_plans_nights(deployed: Deployed, name: str, time: str) -> None:
+    """A server whose scheduler fails takes the schedule, shows it, and never starts anything."""
+    mine = [run for run in deployed.planned if run["deployment_id"] == deployed.deployments[name]["id"]]
+    assert mine, "the server plans no runs; see the errors in its log"
+    assert all(run["auto_scheduled"] and run["expected_start_time"].endswith(time) for run in mine)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("splitting", "max_tokens"),
+        ("embedder", "model"),
+        ("milvus", "uri"),
+        ("evaluation", "queries"),
+        ("gate", "max_removed"),
+        ("shards", "in_flight"),
+    ],
+)
+def test_the_form_has_the_sections_with_help(deployed: Deployed, section: str, key: str) -> None:
+    schema = deployed.deployments["demo"]["parameter_openapi_schema"]
+    assert schema["properties"][section]["description"]
+    (reference,) = [kind["$ref"] for kind in schema["properties"][section]["anyOf"] if "$ref" in kind]
+    field = schema["definitions"][reference.rsplit("/", 1)[1]]["properties"][key]
+    assert field["title"]
+    assert field["description"]
+
+
+def test_a_watched_run_ends_completed_and_says_why(first_night: Night) -> None:
+    assert first_night.exit_code == 0, first_night.output
+    state = first_night.run["state"]
+    assert (state["type"], state["message"]) == ("COMPLETED", "promoted: the first generation of this index")
+    assert first_night.run["name"].startswith("demo 2")
+    assert "finished successfully" in first_night.output
+
+
+def test_a_run_leaves_report_counts_and_progress(first_night: Night) -> None:
+    kinds = {key: found["type"] for key, found in first_night.artifacts.items()}
+    assert kinds == {"demo-report": "markdown", "demo-counts": "table", "demo-progress": "progress"}
+    report = first_night.artifacts["demo-report"]
+    assert report["data"].startswith("# demo: promoted\n")
+    assert f"| {len(QUESTIONS)} | {len(QUESTIONS)} | 0 | 0 | 0 | 0 |" in report["data"]
+    assert report["description"] == "promoted: the first generation of this index"
+    progress = first_night.artifacts["demo-progress"]
+    assert progress["data"] == 100.0
+    assert progress["description"].startswith("2 of 2 shards, ")
+
+
+def test_the_counts_add_up(first_night: Night) -> None:
+    counts = counts_of(first_night)
+    assert counts["documents", "listed"] == counts["documents", "added"] == len(QUESTIONS)
+    assert counts["nodes", "embedded"] == counts["nodes", "total"] >= len(QUESTIONS)
+
+
+def test_task_runs_say_what_they_work_on(first_night: Night) -> None:
+    nodes = counts_of(first_night)["nodes", "embedded"]
+    names = [run["name"] for run in first_night.tasks]
+    assert {"download topics", "verify demo", "evaluate demo", "promote demo"} < set(names)
+    assert "load shard 1/2: topics/assert.txt and 2 more" in names
+    for verb in ("embed", "insert"):
+        mine = [name for name in names if name.startswith(f"{verb} ")]
+        assert all(name.endswith(" and 2 more") and " nodes of shard " in name for name in mine)
+        assert sum(int(name.split()[1]) for name in mine) == nodes
+    assert all(run["state"]["type"] == "COMPLETED" and run["run_count"] == 1 for run in first_night.tasks)
+
+
+@pytest.fixture(scope="module")
+def second_night(deployed: Deployed, first_night: Night) -> tuple[Night, Night]:
+    """A run on an unchanged corpus, and one that was asked for while it was under way."""
+    prefect = deployed.prefect
+    run = prefect.start_run("demo")
+    prefect.run_when(run, UNDER_WAY)
+    late = prefect.run_when(prefect.start_run("demo"))
+    return night_of(prefect, prefect.run_when(run)), night_of(prefect, late)
+
+
+def test_the_same_corpus_again_embeds_nothing(second_night: tuple[Night, Night]) -> None:
+    night, _ = second_night
+    assert night.run["state"]["type"] == "COMPLETED"
+    assert night.run["state"]["message"].startswith("unchanged: ")
+    assert night.artifacts["demo-report"]["data"].startswith("# demo: unchanged\n")
+    assert counts_of(night)["nodes", "embedded"] == 0
+    assert [run["name"] for run in night.tasks] == ["download topics"]
+
+
+def test_a_run_that_meets_another_is_cancelled(second_night: tuple[Night, Night]) -> None:
+    night, late = second_night
+    assert night.run["state"]["type"] == "COMPLETED"
+    assert (late.run["state"]["type"], late.tasks) == ("CANCELLED", [])
+    assert late.run["state"]["message"] == "Deployment concurrency limit reached."
+
+
+def test_a_bad_corpus_fails_with_key_and_cure(deployed: Deployed, second_night: tuple[Night, Night]) -> None:
+    """After the others: the place that they held at the server is free again."""
+    run = deployed.prefect.start_run("demo", {"splitting": {"max_tokens": 5000}})
+    state = deployed.prefect.run_when(run)["state"]
+    assert state["type"] == "FAILED"
+    assert "splitting.max_tokens = 5000" in state["message"]
+    assert "256" in state["message"], "it does not say what the embedder reads"
+
+
+def test_the_token_is_nowhere(deployed: Deployed, first_night: Night, second_night: tuple[Night, Night]) -> None:
+    home = deployed.prefect.database.parent
+    files = [file for folder in (home, deployed.reports) for file in folder.rglob("*") if file.is_file()]
+    files += deployed.prefect.folder.glob("*.log")
+    assert {deployed.prefect.database, deployed.prefect.worker_log} < set(files)
+    assert [file.name for file in files if CANARY.encode() in file.read_bytes()] == []
+    with closing(sqlite3.connect(f"file:{deployed.prefect.database}?mode=ro", uri=True)) as database:
+        dump = "\n".join(database.iterdump())  # a value that SQLite laid over several pages is whole here
+    assert CANARY not in dump
+    assert str(deployed.reports) in dump, "the flow run's own log is not in what was searched"
+
+
+def counts_of(night: Night) -> dict[tuple[str, str], int]:
+    rows: list[dict[str, Any]] = json.loads(night.artifacts["demo-counts"]["data"])
+    return {(row["what"], row["which"]): row["count"] for row in rows}
+
+
+@pytest.fixture
+def prefect_api(deployed: Deployed) -> Iterator[None]:
+    settings = {PREFECT_API_URL: deployed.prefect.api, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
+    with temporary_settings(settings):
+        yield
+
+
+class Attempts:
+    """A task that fails as often as there are errors, and counts."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.count = 0
+
+        @step("try", run_name="try", timeout_seconds=60)
+        async def attempt() -> int:
+            self.count += 1
+            if self.count <= len(errors):
+                raise errors[self.count - 1]
+            return self.count
+
+        self.run = attempt.with_options(retry_delay_seconds=0)
+
+
+async def test_a_transient_error_is_tried_again(prefect_api: None) -> None:
+    attempts = Attempts(SourceUnavailable("503"), IndexUnavailable("timed out"))
+    assert await attempts.run() == 3
+
+
+async def test_the_last_transient_error_is_raised(prefect_api: None) -> None:
+    attempts = Attempts(*[SourceUnavailable(f"503, attempt {count}") for count in range(1, RETRIES + 5)])
+    with pytest.raises(SourceUnavailable, match=f"attempt {RETRIES + 1}$"):
+        await attempts.run()
+    assert attempts.count == RETRIES + 1
+
+
+@pytest.mark.parametrize("kind", [EmbedderError, NightFailed, Held, ValueError])
+async def test_a_permanent_error_is_raised_at_once(prefect_api: None, kind: type[Exception]) -> None:
+    attempts = Attempts(kind("no"))
+    with pytest.raises(kind, match="no"):
+        await attempts.run()
+    assert attempts.count == 1
+
+
+async def test_an_attempt_that_takes_too_long_is_tried_again(prefect_api: None) -> None:
+    tried = []
+
+    @step("wait", run_name="wait", timeout_seconds=0.5)
+    async def wait() -> str:
+        tried.append(1)
+        if len(tried) == 1:
+            await asyncio.Event().wait()
+        return "done"
+
+    assert await wait.with_options(retry_delay_seconds=0)() == "done"
+    assert len(tried) == 2

@@ -1,0 +1,166 @@
+"""Nodes: together the whole text, each within what the embedder reads."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nightloom.corpus import EmbedderSettings, SplittingSettings
+from nightloom.embedding import Embedder
+from nightloom.errors import EmbedderError
+from nightloom.splitting import BYTES_PER_TOKEN, MAX_NODE_BYTES, Node, Splitter
+from tests.builders import MODEL, make_document
+
+VERSION = "0" * 32
+SIZES = st.sampled_from([(16, 0), (16, 6), (32, 8), (64, 30)])
+
+PIECES = st.one_of(
+    st.sampled_from(["word", "Sentence.", "Really?", "don't", "1,234.56", "e\u0301", "\ufffd", "\u200b", "naïve", "x"]),
+    st.sampled_from([" ", "\n", "\n\n\n", "\t", "\r\n", "\u00a0", "\u3000", "\x1f", " . "]),
+    st.sampled_from(["漢字", "かな。", "한국어", "שלום", "ไทย", "😀", "👨‍👩‍👧‍👦", "🇩🇪", "\U0001d518"]),
+    st.sampled_from([".", ",", ";", "?!", "。", "--", "[UNK]", "[SEP]", "<s>"]),
+    st.builds(lambda text, times: text * times, st.text("ab.,漢😀 \n", min_size=1, max_size=3), st.integers(1, 200)),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+)
+TEXTS = st.lists(PIECES, min_size=1, max_size=12).map("".join).filter(str.strip)
+
+
+def check_covered(text: str, nodes: list[Node]) -> None:
+    """Fail unless the nodes, in order, hold every character of the text that is not white space."""
+    whole, covered = "".join(text.split()), 0
+    for node in nodes:
+        piece = "".join(node.text.split())
+        begins = whole.rfind(piece, 0, covered + len(piece))
+        assert begins >= 0, f"node {node.position} leaves out {whole[covered : covered + 40]!r}"
+        covered = max(covered, begins + len(piece))
+    assert covered == len(whole), f"the end is missing: {whole[covered : covered + 40]!r}"
+
+
+def check_fits(nodes: list[Node], embedder: Embedder, max_tokens: int) -> None:
+    """Fail if a node is above a bound, blank, or not read whole."""
+    prefix = embedder.settings.text_prefix
+    for node in nodes:
+        assert node.text.strip()
+        assert len(node.text.encode()) <= min(MAX_NODE_BYTES, BYTES_PER_TOKEN * max_tokens)
+        assert embedder.count_tokens(prefix + node.text) <= max_tokens
+    assert embedder.truncated_tokens([node.text for node in nodes]) == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(text=TEXTS, size=SIZES)
+@example(text="x" * 5_000, size=(16, 6))
+@example(text="😀" * 3_000, size=(32, 8))
+@example(text="漢字かな交じり文です。" * 200, size=(64, 30))
+@example(text=",;.?!" * 60, size=(16, 0))
+@example(text="Contents " + "." * 500 + " 12", size=(32, 8))
+@example(text="aGVsbG8" * 900, size=(64, 30))
+def test_the_nodes_cover_the_text_in_order_within_the_bounds(
+    embedder: Embedder, text: str, size: tuple[int, int]
+) -> None:
+    limits = SplittingSettings(max_tokens=size[0], overlap_tokens=size[1])
+    document = make_document(text)
+    nodes = Splitter(limits, embedder).split(document, VERSION)
+    check_covered(text, nodes)
+    check_fits(nodes, embedder, limits.max_tokens)
+    assert [node.id for node in nodes] == [f"{document.ref.id}-{position}" for position in range(len(nodes))]
+    assert [node.position for node in nodes] == list(range(len(nodes)))
+    assert {node.total for node in nodes} == {len(nodes)}
+    assert {node.version for node in nodes} == {VERSION}
+    assert Splitter(limits, embedder).split(document, VERSION) == nodes
+
+
+def test_a_short_text_is_one_node(embedder: Embedder) -> None:
+    (node,) = Splitter(SplittingSettings(), embedder).split(make_document("  A few words. "), VERSION)
+    assert (node.text.strip(), node.position, node.total) == ("A few words.", 0, 1)
+
+
+def test_the_tutorials_essay_is_covered_and_read_whole(embedder: Embedder, shared_data: Path) -> None:
+    essay = (shared_data / "tutorial" / "paul_graham_essay.txt").read_text(encoding="utf-8")
+    nodes = Splitter(SplittingSettings(), embedder).split(make_document(essay), VERSION)
+    check_covered(essay, nodes)
+    check_fits(nodes, embedder, 256)
+    assert 60 < len(nodes) < 120, "nodes are about as large as they may be"
+
+
+def test_nodes_overlap_by_no_more_than_asked(embedder: Embedder) -> None:
+    text = " ".join(f"Sentence number {number} says something of its own." for number in range(200))
+    for overlap in (0, 32):
+        nodes = Splitter(SplittingSettings(max_tokens=128, overlap_tokens=overlap), embedder).split(
+            make_document(text), VERSION
+        )
+        repeated = [_overlap(before.text, after.text) for before, after in pairwise(nodes)]
+        assert all(embedder.count_tokens(part) - 2 <= overlap for part in repeated)
+        assert any(repeated) == (overlap > 0)
+
+
+def _overlap(before: str, after: str) -> str:
+    """The longest end of one text that the other begins with."""
+    return next(after[:size] for size in range(len(after), -1, -1) if before.endswith(after[:size]))
+
+
+@pytest.fixture
+def shallow_stack(embedder: Embedder) -> Iterator[None]:
+    """A stack with room for 300 more calls, once everything is imported."""
+    Splitter(SplittingSettings(), embedder).split(make_document("A few words. " * 200), VERSION)
+    usual, depth = sys.getrecursionlimit(), len(inspect.stack(context=0))
+    sys.setrecursionlimit(depth + 300)
+    yield
+    sys.setrecursionlimit(usual)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=RecursionError, reason="SentenceSplitter nests once a sentence: 3,000 ! end a night"
+)
+@pytest.mark.parametrize("text", ["!" * 600, '{"a":[1,2],"b":"c."},' * 280], ids=["marks", "JSON"])
+@pytest.mark.usefixtures("shallow_stack")
+def test_the_stack_does_not_grow_with_the_text(embedder: Embedder, text: str) -> None:
+    nodes = Splitter(SplittingSettings(max_tokens=32, overlap_tokens=8), embedder).split(make_document(text), VERSION)
+    check_covered(text, nodes)
+
+
+# --- limits of the embedder
+
+
+def test_more_tokens_than_the_embedder_reads_are_refused(embedder: Embedder) -> None:
+    assert embedder.max_tokens == 256
+    Splitter(SplittingSettings(max_tokens=256), embedder)
+    with pytest.raises(EmbedderError, match=r"splitting\.max_tokens = 257 is above the 256 tokens"):
+        Splitter(SplittingSettings(max_tokens=257), embedder)
+
+
+def prefixed(prefix: str) -> Embedder:
+    return Embedder(EmbedderSettings(model=MODEL, text_prefix=prefix))
+
+
+def test_the_prefix_counts(shared_data: Path) -> None:
+    embedder = prefixed("search document, in a few words of its own: ")
+    essay = (shared_data / "tutorial" / "paul_graham_essay.txt").read_text(encoding="utf-8")[:20_000]
+    nodes = Splitter(SplittingSettings(max_tokens=64, overlap_tokens=8), embedder).split(make_document(essay), VERSION)
+    check_covered(essay, nodes)
+    check_fits(nodes, embedder, 64)
+
+
+def test_a_prefix_that_leaves_no_room_is_refused_when_splitting() -> None:
+    splitter = Splitter(SplittingSettings(max_tokens=32, overlap_tokens=8), prefixed("word " * 40))
+    with pytest.raises(EmbedderError, match=r"embedder\.text_prefix takes \d+ of splitting\.max_tokens = 32"):
+        splitter.split(make_document("text"), VERSION)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=EmbedderError, reason="refused at the first split, and the empty prefix is blamed"
+)
+@pytest.mark.parametrize("max_tokens", [16, 64, 256])
+def test_what_the_corpus_file_allows_can_be_split(embedder: Embedder, max_tokens: int) -> None:
+    limits = SplittingSettings(max_tokens=max_tokens, overlap_tokens=max_tokens // 2)
+    assert Splitter(limits, embedder).split(make_document("A few words."), VERSION)
+
+
+@pytest.mark.xfail(strict=True, reason="checked in _open at the first split, in the load task; the docstring says here")
+def test_a_prefix_that_leaves_no_room_is_refused_at_once() -> None:
+    with pytest.raises(EmbedderError, match=r"embedder\.text_prefix"):
+        Splitter(SplittingSettings(max_tokens=32, overlap_tokens=8), prefixed("word " * 40))

@@ -1,0 +1,213 @@
+"""Rules that no single module can hold: names, the tree of errors, the translation of pymilvus's, what is tracked."""
+
+import ast
+import importlib.machinery
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from pymilvus import exceptions as milvus_errors
+
+from nightloom import errors
+from nightloom.errors import IndexRefused, IndexUnavailable, NightloomError, TransientError
+from nightloom.milvus import translating
+from tests.builders import ROOT
+
+PACKAGES = ("nightloom", "tasks", "flows")
+FLOW_FILES = sorted(file for file in (ROOT / "flows").glob("*.py") if file.stem != "__init__")
+
+
+# --- names
+
+
+@pytest.mark.parametrize("file", FLOW_FILES, ids=lambda file: file.name)
+def test_a_flow_file_shadows_no_module(file: Path) -> None:
+    """Prefect puts the folder of a flow first on sys.path: a file there hides the module of its name."""
+    assert file.stem not in sys.builtin_module_names
+    assert file.stem not in sys.stdlib_module_names
+    elsewhere = [entry for entry in sys.path if Path(entry).resolve() not in {ROOT / "flows", ROOT / "tests"}]
+    found = importlib.machinery.PathFinder.find_spec(file.stem, elsewhere)
+    assert found is None, f"{file} hides {found.origin if found else ''}"
+
+
+def imported(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_imports_run_one_way_and_pymilvus_has_one_importer() -> None:
+    files = {package: sorted((ROOT / package).rglob("*.py")) for package in PACKAGES}
+    assert all(files.values())
+    for file in files["nightloom"]:
+        assert not imported(file) & {"prefect", "tasks", "flows"}, file
+    for file in files["tasks"]:
+        assert "flows" not in imported(file), file
+    importers = [file.name for package in PACKAGES for file in files[package] if "pymilvus" in imported(file)]
+    assert importers == ["milvus.py"]
+
+
+# --- errors
+
+OURS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if inspect.isclass(kind) and issubclass(kind, BaseException) and kind.__module__ == errors.__name__
+}
+
+
+def tree() -> dict[str, str]:
+    """Name to parent, as the docstring of the module draws it."""
+    parents: dict[str, str] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        drawn = re.match(r"    ((?:[│ ]   )*(?:[├└]── )?)([A-Z]\w+)", line)
+        if drawn:
+            depth = len(drawn[1]) // 4
+            path[depth:] = [drawn[2]]
+            parents[drawn[2]] = path[depth - 1] if depth else "Exception"
+    return parents
+
+
+def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
+    assert tree() == {name: kind.__bases__[0].__name__ for name, kind in OURS.items()}
+
+
+def test_every_error_says_how_a_night_ends_and_with_which_code() -> None:
+    codes = {"failed": 1, "refused": 2, "held": 3}
+    for kind in OURS.values():
+        assert issubclass(kind, NightloomError)
+        assert codes[kind.outcome] == kind.exit_code
+        assert kind.__doc__
+
+
+MILVUS_ERRORS = sorted(
+    (kind for kind in vars(milvus_errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)),
+    key=lambda kind: kind.__name__,
+)
+
+
+def milvus_error(kind: Any) -> Exception:
+    error = kind(code=1, message="what happened") if issubclass(kind, milvus_errors.MilvusException) else kind("what")
+    assert isinstance(error, Exception)
+    return error
+
+
+def translated(error: Exception) -> NightloomError:
+    with pytest.raises(NightloomError) as ours, translating():
+        raise error
+    return ours.value
+
+
+@pytest.mark.parametrize("kind", MILVUS_ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_of_pymilvus_becomes_one_of_ours(kind: Any) -> None:
+    error = milvus_error(kind)
+    ours = translated(error)
+    assert type(ours) in {IndexRefused, IndexUnavailable}
+    assert "what happened" in str(ours)
+    assert ours.__cause__ is error
+
+
+ENDLESS = pytest.mark.xfail(strict=True, reason="taken for transient: four retries of what can never work")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CollectionNotExistException",
+        "ConnectionConfigException",
+        "DataNotMatchException",
+        "DataTypeNotMatchException",
+        "DataTypeNotSupportException",
+        "ParamError",
+        "PrimaryKeyException",
+        "SchemaNotReadyException",
+        *(
+            pytest.param(name, marks=ENDLESS)
+            for name in (
+                "AmbiguousIndexName",
+                "AutoIDException",
+                "CannotInferSchemaException",
+                "ClusteringKeyException",
+                "FieldTypeException",
+                "FieldsTypeException",
+                "FunctionsTypeException",
+                "InvalidConsistencyLevel",
+                "PartitionKeyException",
+                "ServerVersionIncompatibleException",
+            )
+        ),
+    ],
+)
+def test_a_mistake_in_the_request_is_not_retried(name: str) -> None:
+    assert type(translated(milvus_error(getattr(milvus_errors, name)))) is IndexRefused
+
+
+@pytest.mark.parametrize("name", ["ConnectError", "MilvusUnavailableException", "ConnectionNotExistException"])
+def test_an_absent_server_is_retried(name: str) -> None:
+    assert isinstance(translated(milvus_error(getattr(milvus_errors, name))), TransientError)
+
+
+@pytest.mark.parametrize("error", [grpc.RpcError("cut"), ConnectionResetError("cut"), BrokenPipeError("cut")])
+def test_a_cut_connection_is_retried(error: Exception) -> None:
+    assert type(translated(error)) is IndexUnavailable
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(100, IndexRefused), (1100, IndexRefused), (1601, IndexRefused), (2, IndexUnavailable)]
+)
+def test_the_code_of_the_server_says_whether_a_retry_helps(code: int, kind: type[NightloomError]) -> None:
+    assert type(translated(milvus_errors.MilvusException(code=code, message="m"))) is kind
+
+
+def test_errors_that_are_not_of_milvus_pass_as_they_are() -> None:
+    with pytest.raises(ZeroDivisionError), translating():
+        raise ZeroDivisionError
+
+
+# --- what is tracked
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[Path]:
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True, text=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no list of tracked files: {error}")
+    return [ROOT / name for name in found.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_tracked_file_knows_where_this_checkout_lies(tracked: list[Path]) -> None:
+    if len(ROOT.parts) < 3:
+        pytest.skip(f"{ROOT} is too common a path to look for")
+    place = re.compile(re.escape(str(ROOT)).encode() + rb"(?![\w-])")
+    assert [str(file.relative_to(ROOT)) for file in tracked if place.search(file.read_bytes())] == []
+
+
+def test_the_lock_file_pins_everything_and_names_no_index(tracked: list[Path]) -> None:
+    lock = ROOT / "requirements.lock"
+    if lock not in tracked:
+        pytest.skip("the lock file is not tracked")
+    lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines()]
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins
+    for line in pins:
+        assert re.match(r"[A-Za-z0-9._\[\],-]+==[^\s/]+( ;|$)", line), line
+    assert not [line for line in lines if "://" in line or "--index" in line or "--find-links" in line]
+
+
+def test_no_secret_looking_file_is_tracked(tracked: list[Path]) -> None:
+    names = {file.name for file in tracked}
+    assert not names & {".env", "id_rsa", "credentials.json", ".netrc", ".pypirc"}
+    assert not [file for file in tracked if {"data", ".venv", "__pycache__"} & set(file.relative_to(ROOT).parts[:1])]

@@ -13,7 +13,7 @@ from nightloom.embedding import Embedder
 from nightloom.errors import NightloomError, SourceUnavailable
 from nightloom.evaluation import judge, load_golden
 from nightloom.index import open_index
-from nightloom.sources import list_source, one_listing
+from nightloom.sources import document_names, list_source, one_listing
 from nightloom.splitting import Splitter
 from tasks.secrets import milvus_token
 
@@ -83,10 +83,7 @@ async def _queries(corpus: Corpus) -> str:
     if corpus.evaluation is None:
         return "no [evaluation]: the index will not be scored"
     golden = load_golden(corpus.evaluation)
-    on_disk = [await asyncio.to_thread(list_source, source) for source in corpus.sources if not source.addresses]
-    items = [(ref.uri, ref.item) for listing in on_disk for ref in listing.documents]
-    items += [(entry.uri, entry.item) for listing in on_disk for entry in listing.quarantined]
-    items += [(url, url) for source in corpus.sources for url in source.addresses]
+    items = await asyncio.to_thread(document_names, corpus)
     judge(golden, items, gone_is_error=True)
     return f"{len(golden.texts)} golden queries, {len(golden.judgements)} judgements"
 

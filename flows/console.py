@@ -103,7 +103,7 @@ def evaluate(
 
     judged, scores = _finish(score(), as_json=as_json)
     if trec_run:
-        write_trec_run(trec_run, scores.rankings, tag="nightloom")
+        write_trec_run(trec_run, scores.rankings, judged.names, tag="nightloom")
     if as_json:
         print(  # noqa: T201
             json.dumps(

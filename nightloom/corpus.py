@@ -60,6 +60,11 @@ class SourceSettings(Section):
         if len(given) != 1:
             found = " and ".join(given) if given else "none"
             raise ValueError(f"give exactly one of path, url, urls and jsonl; found {found}")
+        if self.urls is not None and not self.urls:
+            raise ValueError("urls holds no address")
+        twice = {url for url in self.urls or () if (self.urls or ()).count(url) > 1}
+        if twice:
+            raise ValueError(f"urls holds {min(twice)} twice")
         return self
 
     @field_validator("url", "urls")
@@ -139,7 +144,8 @@ class MilvusSettings(Section):
                 raise ValueError("put no credentials into the address: set NIGHTLOOM_MILVUS_TOKEN instead")
             return uri
         if "://" in uri or not uri.endswith(".db"):
-            raise ValueError(f"{uri!r} is neither a file that ends in .db nor an http(s):// address")
+            # Not repeated: it may hold a password.
+            raise ValueError("this is neither a file that ends in .db nor an http:// or https:// address")
         return uri
 
     @property
@@ -271,22 +277,24 @@ def _overlay_environment(values: dict[str, Any], environ: Mapping[str, str]) -> 
 
 
 def _step(container: Any, part: str, variable: str) -> Any:
-    if isinstance(container, list):
-        return container[_list_index(container, part, variable)]
-    if not isinstance(container.get(part), dict | list):
-        container[part] = {}
-    return container[part]
+    key = _key_in(container, part, variable)
+    if isinstance(container, dict) and not isinstance(container.get(key), dict | list):
+        container[key] = {}
+    return container[key]
 
 
 def _assign(container: Any, part: str, value: Any, variable: str) -> None:
-    if isinstance(container, list):
-        container[_list_index(container, part, variable)] = value
-    else:
-        container[part] = value
+    container[_key_in(container, part, variable)] = value
 
 
-def _list_index(container: list[Any], part: str, variable: str) -> int:
-    if part.isdigit() and int(part) < len(container):
+def _key_in(container: Any, part: str, variable: str) -> Any:
+    if isinstance(container, dict):
+        return part
+    if not isinstance(container, list):
+        raise CorpusFileError(
+            f"environment: {variable}: the corpus file has {container!r} there, and no {part!r} in it"
+        )
+    if part.isascii() and part.isdigit() and int(part) < len(container):
         return int(part)
     raise CorpusFileError(f"environment: {variable}: {part!r} is no position in a list of {len(container)}")
 

@@ -104,7 +104,7 @@ async def _check_status(url: str, answer: httpx.Response, limits: DownloadLimits
     status = answer.status_code
     if status in RETRY_STATUSES:
         pause = answer.headers.get("retry-after", "")
-        if pause.isdigit():
+        if pause.isascii() and pause.isdigit():
             await asyncio.sleep(min(int(pause), limits.retry_after_seconds))
         raise SourceUnavailable(f"{url}: HTTP {status} {answer.reason_phrase}")
     if status in GONE_STATUSES:
@@ -129,7 +129,9 @@ async def _save(url: str, answer: httpx.Response, file: Path, limits: DownloadLi
 
 
 def _validator(headers: Mapping[str, str]) -> str:
-    kept = {name: headers[name] for name in ("etag", "last-modified") if headers.get(name)}
+    # What is not ASCII cannot be sent back; such a document is read every night.
+    given = {name: headers.get(name, "") for name in ("etag", "last-modified")}
+    kept = {name: value for name, value in given.items() if value and value.isascii()}
     return json.dumps(kept) if kept else ""
 
 

@@ -177,7 +177,7 @@ def find_model(settings: EmbedderSettings) -> Path:
 
 def _package_model(package: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
         raise EmbedderError(
             f"embedder.model: {PACKAGE_SCHEME}{package}: no such package is installed; install it with pip"
         )

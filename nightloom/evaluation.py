@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import ir_measures
 
@@ -114,7 +116,8 @@ def _content(settings: EvaluationSettings) -> str:
 
 def _read_lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(): a query may hold any of the other characters that it takes for line ends.
+        return file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise EvaluationInputError(f"{file}: cannot be read: {reason}; see [evaluation] in the corpus file") from None
@@ -145,10 +148,10 @@ def _read_queries(file: Path) -> dict[str, str]:
 def _read_qrels(file: Path) -> tuple[Judgement, ...]:
     judgements = []
     for number, line in enumerate(_read_lines(file), 1):
-        columns = tuple(line.split("\t"))
+        columns = tuple(line.rstrip("\r").split("\t"))
         if not line.strip() or (number == 1 and columns == QRELS_HEADER):
             continue
-        if len(columns) != QRELS_COLUMNS or not columns[2].strip().lstrip("-").isdigit():
+        if len(columns) != QRELS_COLUMNS or not re.fullmatch("-?[0-9]+", columns[2].strip()):
             raise EvaluationInputError(
                 f"{file}: line {number}: not three columns (query-id, corpus-id, whole score) with tabs between"
             )
@@ -160,11 +163,17 @@ def _read_qrels(file: Path) -> tuple[Judgement, ...]:
 
 def _parse_metric(name: str) -> Any:
     try:
-        return ir_measures.parse_measure(name)
-    except (NameError, ValueError) as error:
+        metric = ir_measures.parse_measure(name)
+        if not isinstance(metric.params.get("cutoff", 1), int) or metric.params.get("cutoff", 1) < 1:
+            raise ValueError("the cutoff is a whole number from 1")
+        # Some are known and cannot be computed, for want of a parameter or a provider: better now than after hours.
+        ir_measures.calc_aggregate([metric], [ir_measures.Qrel("q", "d", 1)], [ir_measures.ScoredDoc("q", "d", 1.0)])
+    except Exception as error:  # noqa: BLE001  the name is the user's, and each metric fails in its own way
         raise EvaluationInputError(
-            f"evaluation.metrics: {name!r} is no metric of ir-measures ({error}); nDCG@10, R@10 and RR@10 are"
+            f"evaluation.metrics: {name!r} is no metric that ir-measures can compute: {error}; nDCG@10, R@10 and RR@10"
+            " are"
         ) from None
+    return metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +182,13 @@ class Judged:
 
     Attributes:
         set_aside: Queries without a relevant document in the corpus.
+        names: What the judgements call a document, by URI: its id in its source, or the URI itself.
     """
 
     golden: GoldenQueries
     qrels: tuple[Any, ...]
     set_aside: tuple[str, ...]
+    names: Mapping[str, str]
 
 
 def judge(golden: GoldenQueries, items: Iterable[tuple[str, str]], *, gone_is_error: bool) -> Judged:
@@ -192,7 +203,8 @@ def judge(golden: GoldenQueries, items: Iterable[tuple[str, str]], *, gone_is_er
     Raises:
         EvaluationInputError: Names the lines whose document is unknown or ambiguous.
     """
-    uris = _uris_by_name(items)
+    known = set(items)
+    uris = _uris_by_name(known)
     qrels, unknown = [], []
     for judgement in golden.judgements:
         match uris.get(judgement.document, ()):
@@ -200,7 +212,8 @@ def judge(golden: GoldenQueries, items: Iterable[tuple[str, str]], *, gone_is_er
                 qrels.append(ir_measures.Qrel(judgement.query, uri, judgement.relevance))
             case ():
                 unknown.append(judgement)
-            case (first, second, *_):
+            case several:
+                first, second = sorted(several)[:2]
                 raise EvaluationInputError(
                     f"{golden.qrels_file}: line {judgement.line}: {judgement.document!r} is an id in two sources"
                     f" ({first}, {second}); write the URI"
@@ -214,16 +227,19 @@ def judge(golden: GoldenQueries, items: Iterable[tuple[str, str]], *, gone_is_er
         )
     findable = {qrel.query_id for qrel in qrels if qrel.relevance > 0}
     aside = tuple(key for key in golden.texts if key not in findable)
-    return Judged(golden, tuple(qrel for qrel in qrels if qrel.query_id in findable), aside)
+    named = {judgement.document for judgement in golden.judgements}
+    by_item = not any(uri in named for uri, item in known if uri != item)
+    names = {uri: item if by_item and len(uris[item]) == 1 else uri for uri, item in known}
+    return Judged(golden, tuple(qrel for qrel in qrels if qrel.query_id in findable), aside, names)
 
 
 def _uris_by_name(items: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """URIs by each name that judgements may use: a URI means itself, whatever else bears it as an id."""
     found: dict[str, tuple[str, ...]] = {}
-    for uri, item in items:
-        found[uri] = (uri,)
-        if item != uri:
-            found[item] = (*found.get(item, ()), uri)
-    return found
+    pairs = list(items)
+    for uri, item in pairs:
+        found[item] = (*found.get(item, ()), uri)
+    return found | {uri: (uri,) for uri, _ in pairs}
 
 
 async def ask_all(
@@ -279,12 +295,28 @@ def score(judged: Judged, rankings: Mapping[str, Ranking]) -> Scores:
     return Scores(means, per_query, rankings, judged.set_aside)
 
 
-def write_trec_run(file: Path, rankings: Mapping[str, Ranking], tag: str) -> None:
-    """Write rankings in TREC's format: query, Q0, document, rank, score, tag; white space in URIs is %-encoded."""
-    lines = [
-        f"{query} Q0 {'%20'.join(uri.split())} {rank} {similarity:.6f} {tag}"
-        for query, ranking in rankings.items()
-        for rank, (uri, similarity) in enumerate(ranking, 1)
-    ]
+def write_trec_run(file: Path, rankings: Mapping[str, Ranking], names: Mapping[str, str], tag: str) -> None:
+    """Write rankings in TREC's format: query, Q0, document, rank, score, tag.
+
+    Args:
+        file: Its folder is made where it is missing.
+        rankings: Documents (URI, score), best first, by query id.
+        names: What to call a document, by URI, so that the run can be judged by the same qrels; else its URI.
+        tag: Of the run.
+
+    Source: trec_eval, "results file"; it sorts by score, so scores of L2 are written negative. White space, which it
+    cannot read, is %-encoded.
+    """
+    lines = []
+    for query, ranking in rankings.items():
+        sign = -1 if ranking and ranking[0][1] < ranking[-1][1] else 1
+        lines += [
+            f"{_one_word(query)} Q0 {_one_word(names.get(uri, uri))} {rank} {sign * similarity:.6f} {tag}"
+            for rank, (uri, similarity) in enumerate(ranking, 1)
+        ]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _one_word(text: str) -> str:
+    return re.sub(r"\s", lambda space: quote(space[0]), text)

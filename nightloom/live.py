@@ -1,5 +1,6 @@
 """What readers of the live index ask: passages, scores, status."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from pydantic import SecretStr
 
 from nightloom.corpus import Corpus, EvaluationSettings
 from nightloom.embedding import Embedder
-from nightloom.errors import IndexInputError, InputError
+from nightloom.errors import IndexInputError, InputError, SourceError
 from nightloom.evaluation import Judged, Scores, judge, load_golden
 from nightloom.fingerprint import fingerprint
 from nightloom.generations import Generation
 from nightloom.index import Index, open_index
 from nightloom.night import evaluate
 from nightloom.rows import Hit
+from nightloom.sources import document_names
 
 MAX_QUESTION_BYTES = 20_000
 
@@ -80,6 +82,9 @@ async def evaluate_live(
         corpus: The corpus.
         token: Of Milvus.
         settings: Queries and judgements instead of the corpus file's.
+
+    Raises:
+        EvaluationInputError: Queries or judgements are wrong, or name a document that is not in the index.
     """
     settings = settings or corpus.evaluation
     if settings is None:
@@ -88,8 +93,9 @@ async def evaluate_live(
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live)
         heads = await index.heads(live.name)
-        items = [(head.uri, head.item) for head in heads.values()]
-        judged = judge(golden, items, gone_is_error=False)
+        items = {(head.uri, head.item) for head in heads.values()} | await asyncio.to_thread(_listed_now, corpus)
+        # Judgements that a night has accepted may name documents that have left since.
+        judged = judge(golden, items, gone_is_error=golden.content != live.evaluation)
         return judged, await evaluate(index, live.name, embedder, judged, settings.concurrency)
 
 
@@ -103,6 +109,14 @@ async def status(corpus: Corpus, token: SecretStr | None) -> Status:
     except InputError:
         matches = None
     return Status(corpus.name, live.name, len(heads), rows, live.fingerprint, matches, live.created, dict(live.scores))
+
+
+def _listed_now(corpus: Corpus) -> set[tuple[str, str]]:
+    """What judgements may name beside what is indexed: quarantined documents. Nothing where the corpus is not here."""
+    try:
+        return set(document_names(corpus))
+    except SourceError:
+        return set()
 
 
 def _same_embedder(corpus: Corpus, live: Generation) -> Embedder:

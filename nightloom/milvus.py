@@ -30,16 +30,13 @@ CONNECT_SECONDS = 5
 NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
 """Milvus Lite cuts off a client that asks every 10 s whether it is there, as pymilvus does in long pauses."""
 
-_PERMANENT_ERRORS = (
-    milvus_errors.ParamError,
-    milvus_errors.DataNotMatchException,
-    milvus_errors.DataTypeNotMatchException,
-    milvus_errors.DataTypeNotSupportException,
-    milvus_errors.SchemaNotReadyException,
-    milvus_errors.PrimaryKeyException,
-    milvus_errors.CollectionNotExistException,
-    milvus_errors.ConnectionConfigException,
+_TRANSIENT_ERRORS = (
+    milvus_errors.ConnectError,
+    milvus_errors.ConnectionNotExistException,
+    milvus_errors.MilvusUnavailableException,
+    milvus_errors.SchemaMismatchRetryableException,
 )
+"""Of the kinds of errors that pymilvus raises by itself, those that a retry can mend; the others are mistakes."""
 _PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
 """Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
 
@@ -288,10 +285,9 @@ def translating() -> Iterator[None]:
     """Raise pymilvus's errors as ours, by what a retry would do."""
     try:
         yield
-    except _PERMANENT_ERRORS as error:
-        raise IndexRefused(f"Milvus refuses: {_short(error)}") from error
     except MilvusException as error:
-        permanent = error.code in _PERMANENT_CODES
+        mistake = type(error) is not MilvusException and not isinstance(error, _TRANSIENT_ERRORS)
+        permanent = mistake or error.code in _PERMANENT_CODES
         kind, says = (IndexRefused, "refuses") if permanent else (IndexUnavailable, "does not answer as it should")
         raise kind(f"Milvus {says}: {_short(error)}") from error
     except (grpc.RpcError, ConnectionError) as error:

@@ -1,8 +1,7 @@
 """From the bytes of a document to its text."""
 
 import hashlib
-import mimetypes
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import charset_normalizer
@@ -17,7 +16,15 @@ LOADER_VERSION = 1
 PDF_MAGIC = b"%PDF-"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 TEXT_TYPES = frozenset({"application/json", "application/xml", "application/yaml", "application/toml"})
-NO_READER = frozenset({"text/html", "application/xhtml+xml"})
+NO_READER_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+NO_READER_SUFFIXES = frozenset(
+    {".html", ".htm", ".xhtml", ".doc", ".docx", ".ppt", ".pptx", ".xls", ".xlsx", ".odt", ".epub", ".rtf"}
+)
+"""Formats whose bytes are, or hold, text that is not the document's. By name: the types that a machine knows differ."""
+
+ENCODINGS = ("cp1252", "cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "shift_jis", "euc_jp", "gb18030", "euc_kr")
+"""What text that is not Unicode is looked for in, one or two for each alphabet: of the dozens that remain, most differ
+from these in a letter or two, and short texts would be taken for them."""
 
 
 def read_document(ref: DocumentRef) -> Document:
@@ -33,8 +40,8 @@ def read_document(ref: DocumentRef) -> Document:
         title, text = _read_span(ref) if ref.span else ("", _read_file(ref))
     except OSError as error:
         raise DocumentError(f"cannot be read: {error.strerror}") from error
+    title, text = title.replace("\x00", ""), text.replace("\x00", "")
     text = f"{title}\n\n{text}" if title and text.strip() else title or text
-    text = text.replace("\x00", "")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -65,9 +72,14 @@ def _read_file(ref: DocumentRef) -> str:
     _check_unchanged(ref, hashlib.sha256(data).hexdigest())
     if data.startswith(PDF_MAGIC):
         return _pdf_text(path)
-    declared = ref.media_type or mimetypes.guess_type(ref.uri)[0] or "text/plain"
-    if declared in NO_READER or not (declared.startswith("text/") or declared in TEXT_TYPES):
-        raise DocumentError(f"{declared}: no reader for this format; text, Markdown and PDF are read")
+    suffix = PurePosixPath(ref.uri).suffix.lower()
+    declared = ref.media_type or "text/plain"
+    is_text = declared.startswith("text/") or declared in TEXT_TYPES
+    if not is_text or declared in NO_READER_TYPES or suffix in NO_READER_SUFFIXES:
+        shown = suffix if suffix in NO_READER_SUFFIXES else declared
+        raise DocumentError(f"{shown}: no reader for this format; text, Markdown and PDF are read")
+    if suffix == ".pdf":
+        raise DocumentError("called a PDF, and is none")
     return decode(data)
 
 
@@ -99,7 +111,7 @@ def decode(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        best = charset_normalizer.from_bytes(data).best()
+        best = charset_normalizer.from_bytes(data, cp_isolation=list(ENCODINGS)).best()
     if best is None:
         raise DocumentError("neither UTF-8 nor any encoding that could be detected")
     return str(best)

@@ -11,7 +11,7 @@ from nightloom.errors import Outcome
 
 SHOWN_QUARANTINED = 50
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~])")
 
 
@@ -79,7 +79,7 @@ class RunReport(ReportPart):
 
 def escape(text: str) -> str:
     """Text of a corpus, safe in Markdown and HTML: shown as it is, never markup, never a control character."""
-    return _MARKDOWN.sub(r"\\\1", html.escape(_CONTROL.sub("\ufffd", text), quote=False).replace("\n", " "))
+    return _MARKDOWN.sub(r"\\\1", html.escape(_CONTROL.sub("\ufffd", text.replace("\n", " ")), quote=False))
 
 
 def plain(text: str) -> str:

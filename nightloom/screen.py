@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from nightloom.progress import Snapshot, watcher
 from nightloom.report import RunReport, plain
@@ -55,7 +56,7 @@ def show_report(console: Console, report: RunReport) -> None:
     """A night in a few lines."""
     colour = {"promoted": "green", "unchanged": "green", "held": "yellow"}.get(report.outcome, "red")
     console.print(f"[bold]{plain(report.corpus)}[/]: [bold {colour}]{report.outcome}[/]")
-    console.print(plain(report.reason), markup=False, highlight=False)
+    console.print(plain(report.reason), markup=False, highlight=False, emoji=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     if report.generation:
         table.add_row("generation", report.generation)
@@ -68,10 +69,12 @@ def show_report(console: Console, report: RunReport) -> None:
     spent = {stage: value for stage, value in report.seconds.items() if value >= 0.1}  # noqa: PLR2004  what people feel
     table.add_row("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items()))
     if report.file:
-        table.add_row("report", report.file)
+        table.add_row("report", Text(report.file))
     console.print(table)
     for entry in report.quarantine[:10]:
-        console.print(f"quarantined {plain(entry.uri)}: {plain(entry.reason)}", markup=False, highlight=False)
+        console.print(
+            f"quarantined {plain(entry.uri)}: {plain(entry.reason)}", markup=False, highlight=False, emoji=False
+        )
     if len(report.quarantine) > 10:  # noqa: PLR2004  as many as above
         console.print(f"and {len(report.quarantine) - 10} more; the report names them all")
 
@@ -79,11 +82,8 @@ def show_report(console: Console, report: RunReport) -> None:
 def show_hits(console: Console, hits: list[Hit]) -> None:
     """Passages, best first."""
     for rank, hit in enumerate(hits, 1):
-        console.print(f"[bold]{rank}[/]  [cyan]{_safe(hit.uri)}[/]  node {hit.position}  score {hit.score:.4f}")
+        name = Text(plain(hit.uri), style="cyan")
+        console.print(Text(f"{rank}  ").append(name).append(f"  node {hit.position}  score {hit.score:.4f}"))
         text = plain(hit.text)
         cut = f"{text[:SHOWN_TEXT]} ..." if len(text) > SHOWN_TEXT else text
-        console.print(cut + "\n", markup=False, highlight=False)
-
-
-def _safe(text: str) -> str:
-    return plain(text).replace("[", r"\[")
+        console.print(cut + "\n", markup=False, highlight=False, emoji=False)

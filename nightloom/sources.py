@@ -9,7 +9,7 @@ from typing import Any
 
 from pathspec import GitIgnoreSpec
 
-from nightloom.corpus import SourceSettings
+from nightloom.corpus import Corpus, SourceSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, Span
 from nightloom.errors import SourceError
 
@@ -49,6 +49,18 @@ def one_listing(listings: list[Listing]) -> Listing:
     return Listing(tuple(documents[uri] for uri in sorted(documents)), quarantined)
 
 
+def document_names(corpus: Corpus) -> list[tuple[str, str]]:
+    """URI and id in its source of every document that the corpus has, those that cannot be taken included.
+
+    Raises:
+        SourceError: As `list_source`.
+    """
+    listings = [list_source(source) for source in corpus.sources if not source.addresses]
+    names = [(ref.uri, ref.item) for listing in listings for ref in listing.documents]
+    names += [(entry.uri, entry.item) for listing in listings for entry in listing.quarantined]
+    return names + [(url, url) for source in corpus.sources for url in source.addresses]
+
+
 def _twice(document: DocumentRef, other: DocumentRef) -> str:
     where = " and ".join(
         f"{ref.path}{f' line {ref.span.line}' if ref.span else ''}" for ref in (other, document) if ref.path
@@ -65,9 +77,14 @@ def _list_folder(source: SourceSettings, folder: Path) -> Listing:
     entries = [
         _hashed(source, file, f"{source.name}/{relative}" if source.name else relative, relative)
         for file, relative in _walk(folder)
-        if take.match_file(relative) and not leave.match_file(relative)
+        if take.match_file(_one_line(relative)) and not leave.match_file(_one_line(relative))
     ]
     return listing_of(entries)
+
+
+def _one_line(name: str) -> str:
+    """A name as globs can match it: their patterns end at a line break."""
+    return name.replace("\n", "?")
 
 
 def _list_file(source: SourceSettings, file: Path) -> Listing:
@@ -144,10 +161,22 @@ def _jsonl_document(source: SourceSettings, file: Path, line: bytes, span: Span)
         raise SourceError(
             f"{file}: line {span.line}: no id in the field {source.id_field!r}; name the right one as id_field"
         )
+    if not _is_text(str(item)):
+        raise SourceError(
+            f"{file}: line {span.line}: the id {item!r} holds a lone surrogate, which is no text; mend it"
+        )
     content = jsonl_content(row, span, file)
     return DocumentRef(
         f"{source.name}#{item}", str(item), source.label, content, file, span.length, media_type="text/plain", span=span
     )
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_jsonl_row(line: bytes, file: Path, number: int) -> dict[str, Any]:

@@ -53,6 +53,14 @@ class Splitter:
                 f"splitting.max_tokens = {settings.max_tokens} is above the {embedder.max_tokens} tokens that"
                 f" {embedder.settings.model} reads; lower it, or the rest of each node would not be embedded"
             )
+        # Measured here only where there is a prefix: the tokenizer takes its time, and most nights split nothing.
+        prefix = embedder.settings.text_prefix
+        reserved = embedder.count_tokens(prefix) if prefix else 0
+        if reserved and settings.max_tokens - reserved <= settings.overlap_tokens:
+            raise EmbedderError(
+                f"embedder.text_prefix takes {reserved} of splitting.max_tokens = {settings.max_tokens} tokens;"
+                " shorten it, or raise max_tokens"
+            )
         self._settings = settings
         self._embedder = embedder
         self._max_bytes = min(MAX_NODE_BYTES, BYTES_PER_TOKEN * settings.max_tokens)
@@ -70,22 +78,19 @@ class Splitter:
     def _sentences(self, text: str) -> list[str]:
         if self._library_splitter is None:
             self._library_splitter = self._open()
-        pieces: list[str] = self._library_splitter.split_text(text)
+        try:
+            pieces: list[str] = self._library_splitter.split_text(text)
+        except RecursionError:
+            # It goes one call deeper for every sentence of a text without spaces; halves need a few calls.
+            return [text]
         return pieces
 
     def _open(self) -> Any:
         from llama_index.core.node_parser import SentenceSplitter  # noqa: PLC0415  a second, and only work needs it
 
-        embedder, reserved = self._embedder, self._embedder.count_tokens(self._embedder.settings.text_prefix)
-        special = embedder.count_tokens("")
-        room = self._settings.max_tokens - reserved
-        if room <= 2 * self._settings.overlap_tokens or room < 1:
-            raise EmbedderError(
-                f"embedder.text_prefix takes {reserved} of splitting.max_tokens = {self._settings.max_tokens} tokens;"
-                " shorten it, or raise max_tokens"
-            )
+        embedder, special = self._embedder, self._embedder.count_tokens("")
         return SentenceSplitter(
-            chunk_size=room,
+            chunk_size=self._settings.max_tokens - embedder.count_tokens(embedder.settings.text_prefix),
             chunk_overlap=self._settings.overlap_tokens,
             tokenizer=lambda text: range(embedder.count_tokens(text) - special),
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 
 PREFECT_FOLDER = Path(tempfile.mkdtemp(prefix="nightloom-tests-"))
@@ -34,6 +35,12 @@ os.environ.update(
 from nightloom.corpus import EmbedderSettings  # noqa: E402  the environment comes first
 from nightloom.embedding import Embedder  # noqa: E402
 from tests.builders import MODEL, ROOT  # noqa: E402
+
+# A busy machine is slow, and no property is about time.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 SERVER_START_SECONDS = 120
 SERVER_STOP_SECONDS = 10

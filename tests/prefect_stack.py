@@ -1,7 +1,7 @@
 """One Prefect stack for the session, with both deployments and a small corpus for its worker.
 
-Test files name this module in `pytest_plugins`: its fixtures, imported, would be set up once a file. They import the rest
-of it before pytest sees that, hence PYTEST_DONT_REWRITE.
+Test files name this module in `pytest_plugins`: its fixtures, imported, would be set up once a file. They import the
+rest of it before pytest sees that, hence PYTEST_DONT_REWRITE.
 """
 
 import contextlib

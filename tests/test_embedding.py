@@ -207,9 +207,6 @@ def test_a_package_without_a_model_is_refused() -> None:
     assert "carries no model" in refusal("package:pytest")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="searches the whole of site-packages beside a single-file module, and finds MiniLM"
-)
 def test_a_module_that_is_no_package_has_no_model() -> None:
     with pytest.raises(EmbedderError):
         find_model(EmbedderSettings(model="package:typing_extensions"))

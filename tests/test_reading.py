@@ -87,15 +87,15 @@ def test_a_byte_order_mark_is_understood_and_dropped(tmp_path: Path, data: bytes
     assert read(tmp_path, "page.txt", data) == "Zoë 😀 漢字"
 
 
-WRONG_DETECTION = "charset_normalizer takes it for cp775, cp1250 or big5: letters are wrong, and indexed so"
+WRONG_DETECTION = "one word is too little to tell one alphabet from another by"
 
 
 @pytest.mark.parametrize(
     "text",
     [
         GERMAN,
-        pytest.param(FRENCH, marks=pytest.mark.xfail(strict=True, reason=WRONG_DETECTION)),
-        pytest.param(SPANISH, marks=pytest.mark.xfail(strict=True, reason=WRONG_DETECTION)),
+        FRENCH,
+        SPANISH,
         pytest.param("café", marks=pytest.mark.xfail(strict=True, reason=WRONG_DETECTION)),
     ],
     ids=["German", "French", "Spanish", "one word"],
@@ -133,7 +133,6 @@ def test_nul_in_a_row_is_stripped(tmp_path: Path) -> None:
     assert row(tmp_path, title="ti\x00tle", text="te\x00xt\x00").text == "title\n\ntext"
 
 
-@pytest.mark.xfail(strict=True, reason="only the text is stripped; the title goes into the row's metadata with its NUL")
 def test_nul_in_a_title_is_stripped(tmp_path: Path) -> None:
     assert row(tmp_path, title="ti\x00tle", text="text").title == "title"
 
@@ -154,7 +153,7 @@ def test_the_title_comes_first_and_is_enough(tmp_path: Path) -> None:
 
 
 def test_html_is_refused_with_the_reason(tmp_path: Path) -> None:
-    assert refusal(tmp_path, "page.html", b"<p>text</p>").startswith("text/html: no reader")
+    assert refusal(tmp_path, "page.html", b"<p>text</p>").startswith(".html: no reader")
     assert refusal(tmp_path, "page.txt", b"<p>Please log in</p>", "text/html").startswith("text/html: no reader")
 
 
@@ -180,9 +179,6 @@ def machine_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     mimetypes.init()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="mimetypes.guess_type reads the machine's mime.types: .sql, .rs, .tex, .sh differ"
-)
 def test_two_machines_read_the_same_documents(tmp_path: Path, machine_types: Path) -> None:
     def outcome(declared: str) -> str:
         machine_types.write_text(declared)
@@ -246,9 +242,6 @@ def test_half_a_pdf_is_refused_or_read_but_never_a_crash(shared_data: Path, tmp_
     assert "PDF cannot be read" in refusal(tmp_path, "half.pdf", data[: len(data) // 2])
 
 
-@pytest.mark.xfail(
-    strict=True, reason='says "application/pdf: no reader for this format; text, Markdown and PDF are read"'
-)
 def test_what_is_only_called_a_pdf_is_refused_for_what_it_is(tmp_path: Path) -> None:
     assert "no reader" not in refusal(tmp_path, "page.pdf", b"<p>Please log in</p>")
 

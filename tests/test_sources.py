@@ -27,7 +27,7 @@ TREE: dict[str, bytes | str] = {
     "drafts/fourth.txt": "fourth",
     "picture.png": b"\x89PNG",
 }
-NAMES = st.text(st.characters(exclude_characters="/\x00", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+NAMES = st.text(st.characters(exclude_characters="/\x00\n", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda name: name not in {".", ".."}
 )
 
@@ -53,7 +53,7 @@ def identity(listing: Listing) -> list[tuple[str, str, str, str | None, int]]:
 # --- folders and files
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(FILES)
 def test_the_same_tree_elsewhere_and_later_is_the_same_corpus(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as here, tempfile.TemporaryDirectory() as there:
@@ -99,6 +99,23 @@ def test_include_takes_and_exclude_leaves(
 ) -> None:
     found = folder_source(write_tree(tmp_path, TREE), include=include, exclude=exclude)
     assert {ref.item for ref in found.documents} == taken
+
+
+@pytest.mark.parametrize(
+    ("name", "include"),
+    [
+        ('it\'s "quoted" \\ here.txt', "**/*.txt"),
+        ("two\nlines.txt", "**/*.txt"),
+        ("two\nlines/page.txt", "**/*"),
+        ("[a] {b} *?!.txt", "**/*.txt"),
+        ("two\nlines/page.txt", "**/*.txt"),
+        ("\n", "**/*"),
+    ],
+)
+def test_a_name_of_any_characters_is_listed(tmp_path: Path, name: str, include: str) -> None:
+    found = folder_source(write_tree(tmp_path, {name: "text"}), include=[include])
+    assert uris(found) == [f"docs/{name}"]
+    assert re.fullmatch("[0-9a-f]{32}", found.documents[0].id)
 
 
 def test_a_file_is_a_source_of_one_document(tmp_path: Path) -> None:
@@ -179,7 +196,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ROWS = st.dictionaries(st.text("abcXYZ019-_.", min_size=1, max_size=8), st.tuples(TEXTS, TEXTS), min_size=1, max_size=8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=ROWS, ascii_only=st.booleans(), ends=st.sampled_from([b"\n", b"\r\n", b"\n\n \n"]), mark=st.booleans())
 def test_every_row_is_given_back_as_it_was(
     rows: dict[str, tuple[str, str]], ascii_only: bool, ends: bytes, mark: bool
@@ -201,7 +218,7 @@ def test_every_row_is_given_back_as_it_was(
                     read_document(ref)
                 continue
             given_back = read_document(ref).text
-            assert given_back.startswith(shown_title)
+            assert given_back.strip().startswith(shown_title)
             assert given_back.endswith(shown) or not shown.strip()
             assert "".join(given_back.split()) == "".join((shown_title + shown).split())
 
@@ -248,9 +265,6 @@ def test_an_id_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
         one_listing([rows_source(file)])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="document_id cannot encode it: UnicodeEncodeError; \\udc80 passes as far as Milvus"
-)
 @pytest.mark.parametrize("item", ["\ud800", "a\udc80"])
 def test_an_id_that_is_no_text_is_refused_by_line(tmp_path: Path, item: str) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"_id": "1", "text": "x"}, {"_id": item, "text": "y"}])

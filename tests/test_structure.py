@@ -117,9 +117,6 @@ def test_every_error_of_pymilvus_becomes_one_of_ours(kind: Any) -> None:
     assert ours.__cause__ is error
 
 
-ENDLESS = pytest.mark.xfail(strict=True, reason="taken for transient: four retries of what can never work")
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -132,7 +129,7 @@ ENDLESS = pytest.mark.xfail(strict=True, reason="taken for transient: four retri
         "PrimaryKeyException",
         "SchemaNotReadyException",
         *(
-            pytest.param(name, marks=ENDLESS)
+            name
             for name in (
                 "AmbiguousIndexName",
                 "AutoIDException",

@@ -36,13 +36,16 @@ def file_name(topic: str) -> str:
     return f"{topic}.txt"
 
 
-def write_topics(folder: Path) -> int:
+def write_topics(folder: Path | str) -> int:
     """Make the *.txt files of a folder exactly the topics of this Python.
+
+    The deployment `demo` calls this before its flow: see prefect.yaml.
 
     Returns:
         Topics in the folder, whether or not they had to be written.
     """
     files = {file_name(topic): text for topic, text in topics.items()}
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         path, content = folder / name, f"{text.rstrip()}\n".encode()

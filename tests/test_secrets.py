@@ -1,0 +1,40 @@
+"""Where the token of Milvus comes from, and that it stays masked."""
+
+import pytest
+from prefect.blocks.system import Secret
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from nightloom.corpus import MilvusSettings
+from nightloom.errors import CorpusFileError
+from nightloom.secrets import MILVUS_TOKEN
+from tasks.secrets import milvus_token
+
+BLOCK = "milvus-token-of-a-test"
+
+
+async def test_the_token_comes_from_the_block_that_the_corpus_file_names(prefect_server: str) -> None:
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        await Secret(value="from:the-block").asave(BLOCK, overwrite=True)
+        token = await milvus_token(MilvusSettings(token_block=BLOCK))
+    assert token is not None
+    assert token.get_secret_value() == "from:the-block"
+    assert "from" not in repr(token)
+
+
+async def test_the_environment_wins_over_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MILVUS_TOKEN, "from:the-environment")
+    token = await milvus_token(MilvusSettings(token_block="is-not-asked"))
+    assert token is not None
+    assert token.get_secret_value() == "from:the-environment"
+
+
+async def test_a_block_that_does_not_exist_is_named(prefect_server: str) -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: prefect_server}),
+        pytest.raises(CorpusFileError, match=r"milvus.token_block.*'nobody'.*create it"),
+    ):
+        await milvus_token(MilvusSettings(token_block="nobody"))
+
+
+async def test_without_either_there_is_no_token() -> None:
+    assert await milvus_token(MilvusSettings()) is None

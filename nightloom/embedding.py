@@ -74,6 +74,11 @@ class Embedder:
         """Tokens that the model would read of a text, special tokens included, prefix not."""
         return len(self._tokenizer.encode(text).ids)
 
+    @cached_property
+    def special_tokens(self) -> int:
+        """Tokens that the model puts around every text."""
+        return self.count_tokens("")
+
     def truncated_tokens(self, texts: list[str]) -> int:
         """Tokens of the texts, with the prefix, that lie beyond what the model reads."""
         prefix = self.settings.text_prefix

@@ -229,7 +229,7 @@ def judge(golden: GoldenQueries, items: Iterable[tuple[str, str]], *, gone_is_er
     aside = tuple(key for key in golden.texts if key not in findable)
     named = {judgement.document for judgement in golden.judgements}
     by_item = not any(uri in named for uri, item in known if uri != item)
-    names = {uri: item if by_item and len(uris[item]) == 1 else uri for uri, item in known}
+    names = {uri: item if by_item and uris[item] == (uri,) else uri for uri, item in known}
     return Judged(golden, tuple(qrel for qrel in qrels if qrel.query_id in findable), aside, names)
 
 

@@ -379,6 +379,12 @@ def test_a_run_is_written_as_trec_reads_it(tmp_path: Path) -> None:
     ]
 
 
+def test_no_document_goes_by_the_name_of_another_in_a_run(tmp_path: Path) -> None:
+    golden = golden_of(tmp_path, f"{HEADER}1\ta.txt\t1\n")
+    judged = judge(golden, [("docs/a.txt", "a.txt"), ("a.txt", "a.txt")], gone_is_error=True)
+    assert len({judged.names.get(uri, uri) for uri in ("docs/a.txt", "a.txt")}) == 2
+
+
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 
 

@@ -120,6 +120,46 @@ def test_the_stack_does_not_grow_with_the_text(embedder: Embedder, text: str) ->
     check_covered(text, nodes)
 
 
+def test_nodes_do_not_depend_on_how_deep_the_caller_is(embedder: Embedder, request: pytest.FixtureRequest) -> None:
+    document = make_document("!" * 600)
+    splitter = Splitter(SplittingSettings(max_tokens=32, overlap_tokens=8), embedder)
+    nodes = splitter.split(document, VERSION)
+    request.getfixturevalue("shallow_stack")
+    assert splitter.split(document, VERSION) == nodes
+
+
+class Counting(Embedder):
+    """An embedder that counts the characters that it is asked to measure."""
+
+    measured = 0
+
+    def count_tokens(self, text: str) -> int:
+        self.measured += len(text)
+        return super().count_tokens(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A few words. ",
+        "漢字かな交じり文です。",
+        "x",
+        "!",
+        '{"a":[1,2],"b":"c."},',
+    ],
+    ids=["sentences", "Japanese", "one word", "marks", "JSON"],
+)
+def test_the_work_grows_with_the_text_and_not_with_its_square(text: str) -> None:
+    measured = []
+    for size in (250, 1_000):
+        counting = Counting(EmbedderSettings(model=MODEL))
+        Splitter(SplittingSettings(max_tokens=32, overlap_tokens=8), counting).split(
+            make_document(text * (size // len(text))), VERSION
+        )
+        measured.append(counting.measured)
+    assert measured[1] < 8 * measured[0], "four times the text"
+
+
 # --- limits of the embedder
 
 

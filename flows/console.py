@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nightloom.corpus import Corpus, EvaluationSettings, load_corpus
 from nightloom.errors import CorpusFileError, NightloomError
@@ -54,7 +55,14 @@ def run(corpus: CorpusFile, as_json: AsJson = False) -> None:
     except NightloomError as error:
         report = error.report if isinstance(error.report, RunReport) else refused_report(corpus.stem, error)
         code = error.exit_code
-        err.print(f"{report.outcome}: {plain(str(error))}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(
+            f"{report.outcome}: {plain(str(error))}",
+            style="red",
+            markup=False,
+            highlight=False,
+            emoji=False,
+            soft_wrap=True,
+        )
     if as_json:
         print(report.model_dump_json())  # noqa: T201  stdout holds the report and nothing else
     elif report.generation or not code:
@@ -121,12 +129,13 @@ def evaluate(
     names = list(scores.means)
     table = Table("query", "text", *names)
     for key, values in scores.per_query.items():
-        table.add_row(plain(key), plain(judged.golden.texts[key])[:70], *(f"{values[name]:.4f}" for name in names))
+        text = plain(judged.golden.texts[key])[:70]
+        table.add_row(Text(plain(key)), Text(text), *(f"{values[name]:.4f}" for name in names))
     table.add_section()
     table.add_row("mean", f"{len(scores.per_query)} queries", *(f"{scores.means[name]:.4f}" for name in names))
     out.print(table)
     if scores.set_aside:
-        out.print(f"set aside, as no relevant document of theirs is in the index: {', '.join(scores.set_aside)}")
+        out.print(Text(f"set aside, as no relevant document is in the index: {plain(', '.join(scores.set_aside))}"))
 
 
 @app.command()
@@ -165,7 +174,7 @@ def check(corpus: CorpusFile) -> None:
         failed |= error.is_error
         sign, colour = ("✗", "red") if error.is_error else ("✓", "green")
         out.print(f"[{colour}]{sign}[/] {name:<10} ", end="")
-        out.print(plain(error.says), markup=False, highlight=False, soft_wrap=True)
+        out.print(plain(error.says), markup=False, highlight=False, emoji=False, soft_wrap=True)
     raise typer.Exit(CorpusFileError.exit_code if failed else 0)
 
 
@@ -196,7 +205,7 @@ def _finish(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
     except KeyboardInterrupt:
         raise _interrupted("interrupted") from None
     except NightloomError as error:
-        err.print(plain(str(error)), style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(plain(str(error)), style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
         if as_json:
             print(json.dumps({"error": str(error), "outcome": error.outcome}))  # noqa: T201
         raise typer.Exit(error.exit_code) from None

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
@@ -73,6 +74,10 @@ class SourceSettings(Section):
         for url in (value,) if isinstance(value, str) else value or ():
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is not an http:// or https:// address")
+            if "@" in urlsplit(url).netloc:
+                raise ValueError(
+                    "put no credentials into an address: it names the document in the index and in reports"
+                )
         return value
 
     @property
@@ -304,7 +309,7 @@ def _is_json(text: str) -> bool:
         return False
     try:
         json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -355,10 +360,17 @@ def _nearest(key: str) -> str:
 
 def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else Path(os.path.normpath(base / path.expanduser()))
+        try:
+            return None if path is None else Path(os.path.normpath(base / path.expanduser()))
+        except RuntimeError as error:
+            raise CorpusFileError(f"{path}: {error}") from None
 
     def located(source: SourceSettings) -> SourceSettings:
         written = source.path or source.jsonl
+        if written and not source.name and written.name == "..":
+            raise CorpusFileError(
+                f"sources: path = {str(written)!r}: give the source a name, as its URIs begin with it"
+            )
         update = {"path": absolute(source.path), "jsonl": absolute(source.jsonl)}
         return source.model_copy(update=update | ({"name": source.name or written.name} if written else {}))
 

@@ -131,7 +131,7 @@ def _read_queries(file: Path) -> dict[str, str]:
         try:
             row = json.loads(line)
             key, text = str(row["_id"]), row["text"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise EvaluationInputError(
                 f'{file}: line {number}: not a query; one looks like {{"_id": "1", "text": "what is ..."}}'
             ) from None

@@ -1,6 +1,7 @@
 """From the bytes of a document to its text."""
 
 import hashlib
+import io
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -71,7 +72,7 @@ def _read_file(ref: DocumentRef) -> str:
     data = path.read_bytes()
     _check_unchanged(ref, hashlib.sha256(data).hexdigest())
     if data.startswith(PDF_MAGIC):
-        return _pdf_text(path)
+        return _pdf_text(data)
     suffix = PurePosixPath(ref.uri).suffix.lower()
     declared = ref.media_type or "text/plain"
     is_text = declared.startswith("text/") or declared in TEXT_TYPES
@@ -117,11 +118,11 @@ def decode(data: bytes) -> str:
     return str(best)
 
 
-def _pdf_text(path: Path) -> str:
+def _pdf_text(data: bytes) -> str:
     import pypdf  # noqa: PLC0415  slow to import, and only PDFs need it
 
     try:
-        reader = pypdf.PdfReader(path)
+        reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted:
             raise DocumentError("encrypted PDF; store it without a password")
         text = "\n\n".join(page.extract_text() for page in reader.pages)

@@ -90,6 +90,8 @@ def _one_line(name: str) -> str:
 def _list_file(source: SourceSettings, file: Path) -> Listing:
     if not file.exists():
         raise SourceError(f"source {source.label!r}: {file}: there is no such file or folder")
+    if not file.is_file():
+        raise SourceError(f"source {source.label!r}: {file}: is neither a file nor a folder")
     uri = source.name or file.name
     return listing_of([_hashed(source, file, uri, file.name)])
 

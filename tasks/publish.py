@@ -78,6 +78,7 @@ async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
     await acreate_table_artifact(
         rows, key=artifact_key(report.corpus, "counts"), description="Documents and nodes of the night"
     )
-    save_report(report, night.corpus.reports)
+    if outcome != "refused":  # bad input leaves nothing behind
+        save_report(report, night.corpus.reports)
     get_run_logger().info("%s: %s (report: %s)", report.outcome, reason, report.file)
     return report

@@ -28,6 +28,8 @@ POOL = "nightloom"
 START_SECONDS = 120
 STOP_SECONDS = 20
 COMMAND_SECONDS = 180
+ANSWER_SECONDS = 120
+"""For one answer of the API. SQLite now and then keeps the server waiting for a lock for a minute, or it says 503."""
 PAUSE_SECONDS = 0.2
 LOG_CHARACTERS = 4000
 
@@ -93,14 +95,19 @@ class LocalPrefect:
             raise LocalPrefectFailed(f"prefect {' '.join(words)} failed:\n{ended.stdout}{ended.stderr}")
         return ended.stdout
 
-    def ask(self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> Any:
+    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Ask the API: GET, or POST where there is a body.
 
         Raises:
             httpx.HTTPStatusError: The server refused.
         """
-        verb = method or ("GET" if body is None else "POST")
-        answer = httpx.request(verb, f"{self.api}{path}", json=body, timeout=30)
+        verb = "GET" if body is None else "POST"
+
+        def answered() -> httpx.Response | None:
+            found = httpx.request(verb, f"{self.api}{path}", json=body, timeout=ANSWER_SECONDS)
+            return None if found.status_code == httpx.codes.SERVICE_UNAVAILABLE else found
+
+        answer = wait_until(answered, f"an answer to {verb} {path}", ANSWER_SECONDS, self.log_end)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

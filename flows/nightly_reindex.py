@@ -32,7 +32,7 @@ from tasks.secrets import milvus_token
 
 
 def run_name() -> str:
-    """Corpus and date, such as "demo 2026-11-22"."""
+    """Corpus, date and time (UTC), such as "demo 2026-11-22 02:00"."""
     given = runtime.flow_run.parameters
     corpus = given.get("name")
     if corpus is None:
@@ -41,7 +41,7 @@ def run_name() -> str:
             corpus = load_corpus(file).name
         except CorpusFileError:
             corpus = file.stem
-    return f"{corpus} {runtime.flow_run.scheduled_start_time:%Y-%m-%d}"
+    return f"{corpus} {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"
 
 
 @flow(name="nightly-reindex", flow_run_name=run_name)

@@ -30,6 +30,10 @@ QUESTIONS = {
 """A question for each topic of the corpus."""
 
 
+PLANNED_SECONDS = 240
+"""For the server to plan runs: usually seconds, and a minute or more where SQLite keeps its scheduler waiting."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """The stack, the deployments as they were right after deploying, and where the worker writes.
@@ -65,7 +69,7 @@ def planned_runs(prefect: LocalPrefect, deployments: set[str]) -> list[dict[str,
         return found if {run["deployment_id"] for run in found} == deployments else None
 
     with contextlib.suppress(LocalPrefectFailed):
-        return wait_until(planned, "a planned run of every deployment", 45, prefect.log_end)
+        return wait_until(planned, "a planned run of every deployment", PLANNED_SECONDS, prefect.log_end)
     return []
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.builders import MODEL, console, write_tree
 
-UNREACHABLE_SECONDS = 30
+UNREACHABLE_SECONDS = 120
 RUNS_AT_ONCE = 3
 NO_API = "http://127.0.0.1:9/api"
 PAGES: dict[str, bytes | str] = {"pages/a.txt": "The moon pulls the tides.", "pages/b.txt": "A piano has 88 keys."}

@@ -8,6 +8,7 @@ stays as it is. Takes some minutes: every topic is embedded.
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -135,6 +136,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Take the pictures of docs/images.")
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs" / "images", help="(default: docs/images)")
     folder: Path = parser.parse_args().folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # server and worker end with us
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, ROOT / "corpora" / "demo" / "write_topics.py"], check=True)  # noqa: S603  ours
     with tempfile.TemporaryDirectory() as temporary:

@@ -41,6 +41,7 @@ def test_a_deployment_arrives_whole(deployed: Deployed, name: str) -> None:
     assert found["concurrency_options"] == {"collision_strategy": "CANCEL_NEW", "grace_period_seconds": 300}
     for key in ("parameters", "tags", "description", "entrypoint"):
         assert found[key] == written[key], key
+    assert found["pull_steps"] == written.get("pull", YAML["pull"])
     assert (ROOT / found["parameters"]["corpus_file"]).is_file()
     assert (found["work_pool_name"], found["job_variables"]) == ("nightloom", {"working_dir": "."})
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
 from deployments.local_prefect import ROOT
@@ -173,7 +174,10 @@ def counts_of(night: Night) -> dict[tuple[str, str], int]:
 def prefect_api(deployed: Deployed) -> Iterator[None]:
     settings = {PREFECT_API_URL: deployed.prefect.api, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
     with temporary_settings(settings):
-        yield
+        try:
+            yield
+        finally:
+            APILogWorker.drain_all()  # what is sent at exit would find no server
 
 
 class Attempts:

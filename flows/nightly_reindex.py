@@ -12,6 +12,7 @@ from nightloom.corpus import (
     EmbedderSettings,
     EvaluationSettings,
     GateSettings,
+    IndexSettings,
     MilvusSettings,
     ShardSettings,
     SourceSettings,
@@ -24,9 +25,10 @@ from nightloom.planning import Shard
 from tasks.download import download_all
 from tasks.embed import embed
 from tasks.evaluate import evaluate
-from tasks.insert import copy_unchanged, insert, verify
+from tasks.insert import insert, settle, verify
+from tasks.lease import lease
 from tasks.load import load
-from tasks.promote import promote
+from tasks.promote import promote, prune
 from tasks.publish import ProgressArtifact, publish, reported
 from tasks.secrets import milvus_token
 
@@ -52,9 +54,12 @@ async def nightly_reindex(
     splitting: SplittingSettings | None = None,
     embedder: EmbedderSettings | None = None,
     milvus: MilvusSettings | None = None,
+    index: IndexSettings | None = None,
     evaluation: EvaluationSettings | None = None,
     gate: GateSettings | None = None,
     shards: ShardSettings | None = None,
+    allow_removals: bool = False,
+    repair: bool = False,
 ) -> dict[str, Any]:
     """Bring a Milvus collection in step with its corpus.
 
@@ -70,9 +75,12 @@ async def nightly_reindex(
         splitting: In place of the whole of [splitting]: what stands at its default here is not taken from the file.
         embedder: In place of the whole of [embedder], the model too. Another model embeds every document again.
         milvus: In place of the whole of [milvus], the address too.
+        index: In place of the whole of [index].
         evaluation: In place of the whole of [evaluation].
         gate: In place of the whole of [gate].
         shards: In place of the whole of [shards].
+        allow_removals: Let this run remove any number of documents that are gone from the corpus: see gate.max_removed.
+        repair: Look at every row of the live generation first, and index documents again whose rows are not whole.
     """
     corpus = load_corpus(
         corpus_file,
@@ -82,27 +90,33 @@ async def nightly_reindex(
             "splitting": splitting,
             "embedder": embedder,
             "milvus": milvus,
+            "index": index,
             "evaluation": evaluation,
             "gate": gate,
             "shards": shards,
         },
     )
-    async with open_night(corpus, await milvus_token(corpus.milvus)) as night, reported(night):
+    token = await milvus_token(corpus.milvus)
+    async with (
+        lease(corpus),
+        open_night(corpus, token, allow_removals=allow_removals, repair=repair) as night,
+        reported(night),
+    ):
         listing = await download_all(night)
         with night.progress.stage("plan"):
             work = await night.make_plan(listing)
         await index_shards(night, work)
         night.check_taken()
         if night.has_changes:
-            await copy_unchanged(night)
+            await settle(night)
             await verify(night)
         if night.wants_evaluation:
             await evaluate(night)
-        if not night.has_changes:
-            report = await publish(night, "unchanged", "the index already holds every document in tonight's version")
-        else:
+        if night.has_changes:
             await promote(night)
-            report = await publish(night, "promoted", night.summary)
+        if night.has_leftovers:
+            await prune(night)
+        report = await publish(night, night.outcome, night.summary)
     says = f"{report.outcome}: {report.reason}"
     return Completed(message=says, data=report.model_dump(mode="json"))  # type: ignore[return-value]  # Prefect unwraps it
 
@@ -120,7 +134,8 @@ async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:
         if loaded.nodes:
             async with night.embedder_turn:
                 vectors = await embed(night, loaded)
-            written = await insert(night, loaded, vectors)
+            if loaded.nodes:  # those that embedding left
+                written = await insert(night, loaded, vectors)
         night.count_shard(loaded, written)
         await artifact.update()
 

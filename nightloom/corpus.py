@@ -21,7 +21,18 @@ from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
 ALIAS_LENGTH = 200
 """Longest alias: Milvus takes names of 255 characters, and a generation's name is the alias and 26 more."""
 
-TOP_LEVEL_KEYS = ("name", "sources", "splitting", "embedder", "milvus", "evaluation", "gate", "shards", "reports")
+TOP_LEVEL_KEYS = (
+    "name",
+    "sources",
+    "splitting",
+    "embedder",
+    "milvus",
+    "index",
+    "evaluation",
+    "gate",
+    "shards",
+    "reports",
+)
 
 Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=ALIAS_LENGTH)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f#]+$", max_length=500)]
@@ -159,6 +170,17 @@ class MilvusSettings(Section):
         return not self.uri.startswith("http")
 
 
+class IndexSettings(Section):
+    """How the index is brought up to date, and how far back it can be taken."""
+
+    update: Literal["generation", "in_place"] = Field(
+        "generation",
+        title="Update",
+        description="generation: built beside what readers see, then switched. in_place: written where readers read.",
+    )
+    keep: int = Field(2, ge=0, title="Keep", description="Earlier generations that stay for a rollback.")
+
+
 class EvaluationSettings(Section):
     """Golden queries: what the index must find."""
 
@@ -190,7 +212,6 @@ class GateSettings(Section):
         title="Quarantined at most",
         description="Share of the listed documents that may be quarantined; up to 10 documents always may.",
     )
-    keep: int = Field(2, ge=0, title="Keep", description="Earlier generations that stay for a rollback.")
 
 
 class ShardSettings(Section):
@@ -211,6 +232,7 @@ class Corpus(Section):
     splitting: SplittingSettings = Field(default_factory=SplittingSettings, title="Splitting")
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, title="Embedder")
     milvus: MilvusSettings = Field(default_factory=MilvusSettings, title="Milvus")
+    index: IndexSettings = Field(default_factory=IndexSettings, title="Index")
     evaluation: EvaluationSettings | None = Field(None, title="Evaluation")
     gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
     shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")

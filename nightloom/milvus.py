@@ -88,27 +88,41 @@ class Connection:
 
         return await asyncio.to_thread(call)
 
-    async def load(self, collection: str) -> None:
-        """Have a collection ready for reads; Milvus Lite opens every collection unloaded."""
-        if collection not in self._loaded:
+    async def load(self, collection: str, *, again: bool = False) -> None:
+        """Have a collection ready for reads; Milvus Lite opens every collection unloaded.
+
+        Args:
+            collection: Its name.
+            again: Also where it was loaded before: somebody may have released it since.
+        """
+        if again or collection not in self._loaded:
             await self.call(lambda: self.client.load_collection(collection, timeout=self.timeout_seconds))
             self._loaded.add(collection)
 
     async def count(self, collection: str) -> int:
         """Rows, physical duplicates included; a strong read, so that reads after it see every write before it."""
-
-        def count() -> int:
-            rows = self.client.query(
-                collection,
-                filter="",
-                output_fields=["count(*)"],
-                consistency_level="Strong",
-                timeout=self.timeout_seconds,
-            )
-            return int(rows[0]["count(*)"])
-
         await self.load(collection)
-        return await self.call(count)
+        return await self.call(lambda: self.count_now(collection))
+
+    def count_now(self, collection: str, condition: str = "") -> int:
+        """The same for rows that meet a condition, in this thread."""
+        rows = self.client.query(
+            collection,
+            filter=condition,
+            output_fields=["count(*)"],
+            consistency_level="Strong",
+            timeout=self.timeout_seconds,
+        )
+        return int(rows[0]["count(*)"])
+
+    def properties(self, collection: str) -> dict[str, str]:
+        """What is kept with a collection, in this thread."""
+        found = self.client.describe_collection(collection, timeout=self.timeout_seconds).get("properties", {})
+        return {str(key): str(value) for key, value in found.items()}
+
+    def set_properties(self, collection: str, properties: Mapping[str, str]) -> None:
+        """Keep something with a collection, in this thread."""
+        self.client.alter_collection_properties(collection, dict(properties), timeout=self.timeout_seconds)
 
     def scan(self, collection: str, condition: str, fields: Sequence[str]) -> Iterator[list[Row]]:
         """Rows in batches, as the last strong read left them."""

@@ -16,6 +16,7 @@ from nightloom.corpus import (
     ALIAS_LENGTH,
     Corpus,
     GateSettings,
+    IndexSettings,
     MilvusSettings,
     ShardSettings,
     SourceSettings,
@@ -57,7 +58,8 @@ def test_a_name_and_a_source_are_enough(tmp_path: Path) -> None:
     assert (corpus.embedder.query_prefix, corpus.embedder.text_prefix, corpus.embedder.batch_size) == ("", "", 32)
     assert corpus.milvus == MilvusSettings(uri=str(tmp_path / "data" / "nightloom.db"), metric="COSINE")
     assert corpus.evaluation is None
-    assert corpus.gate == GateSettings(max_removed=0.2, max_quarantined=0.1, keep=2)
+    assert corpus.gate == GateSettings(max_removed=0.2, max_quarantined=0.1)
+    assert corpus.index == IndexSettings(update="generation", keep=2)
     assert corpus.shards == ShardSettings(documents=64, size_bytes=64_000, in_flight=3)
 
 
@@ -107,7 +109,7 @@ def test_a_hub_name_and_an_address_are_no_paths(tmp_path: Path) -> None:
 
 
 def test_a_loaded_corpus_loads_again_as_itself(tmp_path: Path) -> None:
-    corpus = load(tmp_path, f'{MINIMAL}exclude = ["old/**"]\n[splitting]\nmax_tokens = 99\n[gate]\nkeep = 0\n')
+    corpus = load(tmp_path, f'{MINIMAL}exclude = ["old/**"]\n[splitting]\nmax_tokens = 99\n[index]\nkeep = 0\n')
     sections = {key: getattr(corpus, key) for key in type(corpus).model_fields}
     assert load_corpus(None, sections, {}) == corpus
     plain = {key: value for key, value in corpus.model_dump().items() if value is not None}
@@ -222,8 +224,8 @@ def test_a_wrong_value_is_named_with_its_key(tmp_path: Path, text: str, key: str
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
-    says = refusal(tmp_path, f"{MINIMAL}[gate]\nkeep = -1\nmax_removed = 7\n[shards]\ndocument = 1\n")
-    assert {"gate.keep", "gate.max_removed", "shards.document"} <= set(re.findall(r"[a-z]+\.[a-z_]+", says))
+    says = refusal(tmp_path, f"{MINIMAL}[index]\nkeep = -1\n[gate]\nmax_removed = 7\n[shards]\ndocument = 1\n")
+    assert {"index.keep", "gate.max_removed", "shards.document"} <= set(re.findall(r"[a-z]+\.[a-z_]+", says))
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfen\x00", b'name = "docs"\nname = "docs"\n'])

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.states import Completed
 
+from flows.names import run_name
 from nightloom.concurrency import each
 from nightloom.corpus import (
     Alias,
@@ -19,7 +20,6 @@ from nightloom.corpus import (
     SplittingSettings,
     load_corpus,
 )
-from nightloom.errors import CorpusFileError
 from nightloom.night import Night, open_night
 from nightloom.planning import Shard
 from tasks.download import download_all
@@ -31,19 +31,6 @@ from tasks.load import load
 from tasks.promote import promote, prune
 from tasks.publish import ProgressArtifact, publish, reported
 from tasks.secrets import milvus_token
-
-
-def run_name() -> str:
-    """Corpus, date and time (UTC), such as "demo 2026-11-22 02:00"."""
-    given = runtime.flow_run.parameters
-    corpus = given.get("name")
-    if corpus is None:
-        file = Path(str(given.get("corpus_file")))
-        try:
-            corpus = load_corpus(file).name
-        except CorpusFileError:
-            corpus = file.stem
-    return f"{corpus} {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"
 
 
 @flow(name="nightly-reindex", flow_run_name=run_name)

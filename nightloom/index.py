@@ -161,14 +161,20 @@ class Index:
         found = {row["document_id"]: row["version"] for row in rows}
         return all(found.get(key) == version for key, version in proof.items())
 
-    async def drop(self, generation: Generation) -> None:
-        """Drop a generation, unless any alias names it."""
+    async def drop(self, generation: Generation) -> bool:
+        """Drop a generation, unless any alias names it.
 
-        def drop() -> None:
-            if not self.connection.client.list_aliases(generation.name)["aliases"]:
-                self.connection.client.drop_collection(generation.name, timeout=self.connection.timeout_seconds)
+        Returns:
+            Whether it is gone.
+        """
 
-        await self.connection.call(drop)
+        def drop() -> bool:
+            if self.connection.client.list_aliases(generation.name)["aliases"]:
+                return False
+            self.connection.client.drop_collection(generation.name, timeout=self.connection.timeout_seconds)
+            return True
+
+        return await self.connection.call(drop)
 
 
 def proof_of(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:

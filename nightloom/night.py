@@ -428,9 +428,7 @@ class Night:
         known = {generation.name for generation in self.generations}
         found = disposable(await self.index.generations(), self.corpus.index.keep)
         dropped = [generation for generation in found if generation.name in known]
-        for generation in dropped:
-            await self.index.drop(generation)
-        return [generation.name for generation in dropped]
+        return [generation.name for generation in dropped if await self.index.drop(generation)]
 
     @property
     def outcome(self) -> Outcome:

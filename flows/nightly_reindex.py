@@ -6,18 +6,16 @@ from typing import Any
 from prefect import flow, runtime
 from prefect.states import Completed
 
-from nightloom.concurrency import each
-from nightloom.corpus import (
-    Alias,
-    EmbedderSettings,
-    EvaluationSettings,
-    GateSettings,
-    MilvusSettings,
-    ShardSettings,
-    SourceSettings,
-    SplittingSettings,
-    load_corpus,
+from nightloom.changes import (
+    EmbedderChanges,
+    EvaluationChanges,
+    GateChanges,
+    MilvusChanges,
+    ShardChanges,
+    SplittingChanges,
 )
+from nightloom.concurrency import each
+from nightloom.corpus import Alias, SourceSettings, load_corpus
 from nightloom.errors import CorpusFileError
 from nightloom.night import Night, open_night
 from nightloom.planning import Shard
@@ -49,30 +47,30 @@ async def nightly_reindex(
     corpus_file: Path | None = None,
     name: Alias | None = None,
     sources: list[SourceSettings] | None = None,
-    splitting: SplittingSettings | None = None,
-    embedder: EmbedderSettings | None = None,
-    milvus: MilvusSettings | None = None,
-    evaluation: EvaluationSettings | None = None,
-    gate: GateSettings | None = None,
-    shards: ShardSettings | None = None,
+    splitting: SplittingChanges | None = None,
+    embedder: EmbedderChanges | None = None,
+    milvus: MilvusChanges | None = None,
+    evaluation: EvaluationChanges | None = None,
+    gate: GateChanges | None = None,
+    shards: ShardChanges | None = None,
 ) -> dict[str, Any]:
     """Bring a Milvus collection in step with its corpus.
 
     Download, plan, then shard by shard load, split, embed and insert beside what readers see; copy what is unchanged,
     verify, evaluate, promote. Returns the run report; a night that changes nothing writes nothing. Every parameter but
-    the first replaces that section of the corpus file for one run, as a whole. The form in the UI takes its help from
-    here.
+    the first changes the corpus file for one run: a key that is left empty is as the file says. The form in the UI
+    takes its help from here.
 
     Args:
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
         name: Another alias, hence another index.
-        sources: In place of all [[sources]] of the file.
-        splitting: In place of the whole of [splitting]: what stands at its default here is not taken from the file.
-        embedder: In place of the whole of [embedder], the model too. Another model embeds every document again.
-        milvus: In place of the whole of [milvus], the address too.
-        evaluation: In place of the whole of [evaluation].
-        gate: In place of the whole of [gate].
-        shards: In place of the whole of [shards].
+        sources: In place of all [[sources]] of the file, as a whole list.
+        splitting: Over the keys of [splitting]. Another value embeds every document again.
+        embedder: Over the keys of [embedder]. Another model, revision or text prefix embeds every document again.
+        milvus: Over the keys of [milvus]. Another address is another index.
+        evaluation: Over the keys of [evaluation]; where the file has none, queries and judgements must be given.
+        gate: Over the keys of [gate].
+        shards: Over the keys of [shards].
     """
     corpus = load_corpus(
         corpus_file,

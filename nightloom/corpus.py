@@ -1,7 +1,8 @@
-"""The corpus file: its keys as models, which are the flow's parameters too, and how a file becomes one `Corpus`.
+"""The corpus file: its keys as models, and how a file becomes one `Corpus`.
 
 Values come, each over the one before, from the file, from the environment (`NIGHTLOOM_SPLITTING__MAX_TOKENS=128`), and
-from sections given to the flow. Secrets are in none of them: see `nightloom.secrets`.
+from the parameters of the run, which `nightloom.changes` makes of the same models. Secrets are in none of them: see
+`nightloom.secrets`.
 """
 
 import difflib
@@ -108,7 +109,9 @@ class SplittingSettings(Section):
     @model_validator(mode="after")
     def _overlap_fits(self) -> Self:
         if self.overlap_tokens * 2 > self.max_tokens:
-            raise ValueError(f"overlap_tokens = {self.overlap_tokens} is more than half of max_tokens")
+            raise ValueError(
+                f"overlap_tokens = {self.overlap_tokens} is more than half of max_tokens = {self.max_tokens}; lower it"
+            )
         return self
 
 
@@ -225,8 +228,8 @@ def load_corpus(
     Args:
         file: The TOML file; None when the sections are the whole corpus. Relative paths are relative to its folder
             (without a file: to the working directory).
-        sections: Top-level keys and their values, models or plain data; None values count as not given. Each replaces
-            the file's whole section.
+        sections: Top-level keys and their values, models or plain data. A table is laid over the file's key by key;
+            a list, such as `sources`, replaces the file's. None, for a section or a key, counts as not given.
         environ: Environment to read; default the process's own.
 
     Returns:
@@ -242,9 +245,10 @@ def load_corpus(
         base = file.resolve().parent
     origin = str(file) if file is not None else "flow parameters"
     _overlay_environment(values, os.environ if environ is None else environ)
-    for key, value in (sections or {}).items():
-        if value is not None:
-            values[key] = _plain(value)
+    given = {key: plain for key, value in (sections or {}).items() if (plain := _given(value)) not in (None, {})}
+    _overlay_sections(values, given)
+    if file is not None and given:
+        origin = f"{file} with the run's parameters ({', '.join(given)})"
     try:
         corpus = Corpus.model_validate(values)
     except ValidationError as error:
@@ -314,12 +318,22 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _plain(value: Any) -> Any:
-    """Models as plain data of the keys that were set, so that validation runs once, over everything."""
+def _overlay_sections(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if not isinstance(value, dict):
+            values[key] = value
+        elif isinstance(table := values.setdefault(key, {}), dict):  # else validation says what is wrong in the file
+            table.update(value)
+
+
+def _given(value: Any) -> Any:
+    """Models as plain data of the keys that were given, so that validation runs once, over everything."""
     if isinstance(value, BaseModel):
-        return value.model_dump(exclude_unset=True)
+        value = value.model_dump(exclude_unset=True)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_given(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: item for key, item in value.items() if item is not None}
     return value
 
 

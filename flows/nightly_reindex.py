@@ -15,10 +15,10 @@ from nightloom.changes import (
     SplittingChanges,
 )
 from nightloom.concurrency import each
-from nightloom.corpus import Alias, SourceSettings, load_corpus
-from nightloom.errors import CorpusFileError
-from nightloom.night import Night, open_night
+from nightloom.corpus import Alias, SourceSettings, corpus_name
+from nightloom.night import Night
 from nightloom.planning import Shard
+from tasks.begin import begin
 from tasks.download import download_all
 from tasks.embed import embed
 from tasks.evaluate import evaluate
@@ -26,19 +26,12 @@ from tasks.insert import copy_unchanged, insert, verify
 from tasks.load import load
 from tasks.promote import promote
 from tasks.publish import ProgressArtifact, publish, reported
-from tasks.secrets import milvus_token
 
 
 def run_name() -> str:
     """Corpus, date and time (UTC), such as "demo 2026-11-22 02:00"."""
     given = runtime.flow_run.parameters
-    corpus = given.get("name")
-    if corpus is None:
-        file = Path(str(given.get("corpus_file")))
-        try:
-            corpus = load_corpus(file).name
-        except CorpusFileError:
-            corpus = file.stem
+    corpus = corpus_name(given.get("corpus_file"), given.get("name"))
     return f"{corpus} {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"
 
 
@@ -72,20 +65,17 @@ async def nightly_reindex(
         gate: Over the keys of [gate].
         shards: Over the keys of [shards].
     """
-    corpus = load_corpus(
-        corpus_file,
-        {
-            "name": name,
-            "sources": sources,
-            "splitting": splitting,
-            "embedder": embedder,
-            "milvus": milvus,
-            "evaluation": evaluation,
-            "gate": gate,
-            "shards": shards,
-        },
-    )
-    async with open_night(corpus, await milvus_token(corpus.milvus)) as night, reported(night):
+    sections = {
+        "name": name,
+        "sources": sources,
+        "splitting": splitting,
+        "embedder": embedder,
+        "milvus": milvus,
+        "evaluation": evaluation,
+        "gate": gate,
+        "shards": shards,
+    }
+    async with begin(corpus_file, sections) as night, reported(night):
         listing = await download_all(night)
         with night.progress.stage("plan"):
             work = await night.make_plan(listing)

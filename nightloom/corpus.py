@@ -10,6 +10,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -254,6 +255,23 @@ def load_corpus(
     except ValidationError as error:
         raise CorpusFileError(_explain(origin, error)) from None
     return _with_absolute_paths(corpus, base)
+
+
+def corpus_name(file: str | Path | None, name: str | None = None) -> str:
+    """What to call a corpus that may not load: the name that it gives itself, as far as it can be read.
+
+    Args:
+        file: The corpus file, or what was given for one.
+        name: That of the run's parameters, which comes first.
+
+    Returns:
+        The file's own name, without its ending, where nothing else can be known.
+    """
+    found: object = name or os.environ.get(f"{ENVIRONMENT_PREFIX}NAME")
+    if not found and file:
+        with suppress(CorpusFileError):
+            found = _read_toml(Path(file)).get("name")
+    return found if isinstance(found, str) and found else Path(file or "corpus").stem
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -147,10 +147,13 @@ def test_a_run_that_meets_another_is_cancelled(second_night: tuple[Night, Night]
 def test_a_bad_corpus_fails_with_key_and_cure(deployed: Deployed, second_night: tuple[Night, Night]) -> None:
     """After the others: the place that they held at the server is free again."""
     run = deployed.prefect.start_run("demo", {"splitting": {"max_tokens": 5000}})
-    state = deployed.prefect.run_when(run)["state"]
+    night = night_of(deployed.prefect, deployed.prefect.run_when(run))
+    state, report = night.run["state"], night.artifacts["demo-report"]
     assert state["type"] == "FAILED"
     assert "splitting.max_tokens = 5000" in state["message"]
     assert "256" in state["message"], "it does not say what the embedder reads"
+    assert report["data"].startswith("# demo: refused\n")
+    assert report["description"].startswith("refused: splitting.max_tokens = 5000")
 
 
 def test_the_token_is_nowhere(deployed: Deployed, first_night: Night, second_night: tuple[Night, Night]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.events.schemas.automations import AutomationCore
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
@@ -25,12 +26,34 @@ YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
 WRITTEN = {entry["name"]: entry for entry in YAML["deployments"]}
 NAMES = ("demo", "tutorial")
 
+AUTOMATION = ROOT / "deployments" / "automations" / "lost-runs.yaml"
 UNDER_WAY = frozenset({"PENDING", "RUNNING"})
 
 
 def test_prefect_yaml_holds_the_deployments_and_no_path_of_this_machine() -> None:
     assert tuple(WRITTEN) == NAMES
     assert str(ROOT) not in json.dumps(YAML)
+
+
+def test_prefect_takes_the_automation_with_all_its_keys() -> None:
+    """As `prefect automation create --from-file` reads it; a key that it does not know it leaves out without a word."""
+    written = yaml.safe_load(AUTOMATION.read_text(encoding="utf-8"))
+    taken = AutomationCore.model_validate(written).model_dump(mode="json")
+    assert lost(written, taken) == []
+    assert taken["enabled"] is True
+    assert taken["trigger"]["posture"] == "Proactive"
+    assert AUTOMATION.relative_to(ROOT).as_posix() in (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+
+
+def lost(written: Any, taken: Any, place: str = "") -> list[str]:
+    """Places where what was taken is not what was written; lists may come back in another order."""
+    if isinstance(written, dict) and isinstance(taken, dict):
+        return [fault for key in written for fault in lost(written[key], taken.get(key), f"{place}.{key}")]
+    if isinstance(written, list) and isinstance(taken, list) and written and isinstance(written[0], dict):
+        return [fault for pair in zip(written, taken, strict=True) for fault in lost(*pair, place)]
+    if isinstance(written, list) and isinstance(taken, list):
+        written, taken = sorted(written), sorted(taken)
+    return [] if written == taken else [f"{place}: {written} became {taken}"]
 
 
 @pytest.mark.parametrize("name", NAMES)

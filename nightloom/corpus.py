@@ -16,12 +16,16 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from nightloom.errors import CorpusFileError
 from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
 
 ALIAS_LENGTH = 200
 """Longest alias: Milvus takes names of 255 characters, and a generation's name is the alias and 26 more."""
+
+SHOWN_CHARACTERS = 80
+"""Of a wrong value, in a message."""
 
 TOP_LEVEL_KEYS = ("name", "sources", "splitting", "embedder", "milvus", "evaluation", "gate", "shards", "reports")
 
@@ -376,10 +380,22 @@ def _explain(origin: str, error: ValidationError) -> str:
                 )
             case "value_error":
                 lines.append(f"{location}: {problem['ctx']['error']}")
+            case "model_type":
+                lines.append(f"{location}: a table: write [{location}], and its keys below; found {_shown(problem)}")
+            case "tuple_type" if problem["loc"] == ("sources",):
+                lines.append(
+                    f"sources: a list of tables: write [[sources]], with two brackets; found {_shown(problem)}"
+                )
             case _:
-                lines.append(f"{location}: {problem['msg']}; found {problem['input']!r}")
+                says = problem["msg"].replace("Input should", "this should")
+                lines.append(f"{location}: {says}; found {_shown(problem)}")
     listed = "\n  ".join(lines)
     return f"{origin}: {listed}" if len(lines) == 1 else f"{origin}:\n  {listed}"
+
+
+def _shown(problem: ErrorDetails) -> str:
+    text = repr(problem["input"])
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _nearest(key: str) -> str:

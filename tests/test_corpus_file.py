@@ -357,6 +357,20 @@ def test_a_source_of_no_urls_is_refused(tmp_path: Path) -> None:
     assert "sources.1" in refusal(tmp_path, 'name = "docs"\n[[sources]]\nurls = []\n')
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"splitting = 3\n{MINIMAL}", "splitting: a table: write [splitting], and its keys below; found 3"),
+        ('name = "docs"\n[sources]\npath = "p"\n', "sources: a list of tables: write [[sources]], with two brackets"),
+        (f'{MINIMAL}[splitting]\nmax_tokens = "{"x" * 500}"\n', "integer; found 'xxx"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_how_to_write_it(tmp_path: Path, text: str, says: str) -> None:
+    message = refusal(tmp_path, text)
+    assert says in message
+    assert len(message) < len(str(tmp_path)) + 300
+
+
 def test_the_same_url_twice_in_a_source_is_refused(tmp_path: Path) -> None:
     assert "http://h/a" in refusal(tmp_path, 'name = "docs"\n[[sources]]\nurls = ["http://h/a", "http://h/a"]\n')
 

@@ -7,30 +7,27 @@ from prefect import flow
 from prefect.states import Completed
 
 from flows.names import run_name
-from nightloom.concurrency import each
-from nightloom.corpus import (
-    Alias,
-    EmbedderSettings,
-    EvaluationSettings,
-    GateSettings,
-    IndexSettings,
-    MilvusSettings,
-    ShardSettings,
-    SourceSettings,
-    SplittingSettings,
-    load_corpus,
+from nightloom.changes import (
+    EmbedderChanges,
+    EvaluationChanges,
+    GateChanges,
+    IndexChanges,
+    MilvusChanges,
+    ShardChanges,
+    SplittingChanges,
 )
-from nightloom.night import Night, open_night
+from nightloom.concurrency import each
+from nightloom.corpus import Alias, SourceSettings
+from nightloom.night import Night
 from nightloom.planning import Shard
+from tasks.begin import begin
 from tasks.download import download_all
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.insert import insert, settle, verify
-from tasks.lease import lease
 from tasks.load import load
 from tasks.promote import promote, prune
 from tasks.publish import ProgressArtifact, publish, reported
-from tasks.secrets import milvus_token
 
 
 @flow(name="nightly-reindex", flow_run_name=run_name)
@@ -38,13 +35,13 @@ async def nightly_reindex(
     corpus_file: Path | None = None,
     name: Alias | None = None,
     sources: list[SourceSettings] | None = None,
-    splitting: SplittingSettings | None = None,
-    embedder: EmbedderSettings | None = None,
-    milvus: MilvusSettings | None = None,
-    index: IndexSettings | None = None,
-    evaluation: EvaluationSettings | None = None,
-    gate: GateSettings | None = None,
-    shards: ShardSettings | None = None,
+    splitting: SplittingChanges | None = None,
+    embedder: EmbedderChanges | None = None,
+    milvus: MilvusChanges | None = None,
+    index: IndexChanges | None = None,
+    evaluation: EvaluationChanges | None = None,
+    gate: GateChanges | None = None,
+    shards: ShardChanges | None = None,
     allow_removals: bool = False,
     repair: bool = False,
 ) -> dict[str, Any]:
@@ -52,43 +49,36 @@ async def nightly_reindex(
 
     Download, plan, then shard by shard load, split, embed and insert beside what readers see; copy what is unchanged,
     verify, evaluate, promote. Returns the run report; a night that changes nothing writes nothing. Every parameter but
-    the first replaces that section of the corpus file for one run, as a whole. The form in the UI takes its help from
-    here.
+    the first changes the corpus file for one run: a key that is left empty is as the file says. The form in the UI
+    takes its help from here.
 
     Args:
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
         name: Another alias, hence another index.
-        sources: In place of all [[sources]] of the file.
-        splitting: In place of the whole of [splitting]: what stands at its default here is not taken from the file.
-        embedder: In place of the whole of [embedder], the model too. Another model embeds every document again.
-        milvus: In place of the whole of [milvus], the address too.
-        index: In place of the whole of [index].
-        evaluation: In place of the whole of [evaluation].
-        gate: In place of the whole of [gate].
-        shards: In place of the whole of [shards].
+        sources: In place of all [[sources]] of the file, as a whole list.
+        splitting: Over the keys of [splitting]. Another value embeds every document again.
+        embedder: Over the keys of [embedder]. Another model, revision or text prefix embeds every document again.
+        milvus: Over the keys of [milvus]. Another address is another index.
+        index: Over the keys of [index].
+        evaluation: Over the keys of [evaluation]; where the file has none, queries and judgements must be given.
+        gate: Over the keys of [gate].
+        shards: Over the keys of [shards].
         allow_removals: Let this run remove any number of documents that are gone from the corpus: see gate.max_removed.
         repair: Look at every row of the live generation first, and index documents again whose rows are not whole.
     """
-    corpus = load_corpus(
-        corpus_file,
-        {
-            "name": name,
-            "sources": sources,
-            "splitting": splitting,
-            "embedder": embedder,
-            "milvus": milvus,
-            "index": index,
-            "evaluation": evaluation,
-            "gate": gate,
-            "shards": shards,
-        },
-    )
-    token = await milvus_token(corpus.milvus)
-    async with (
-        lease(corpus),
-        open_night(corpus, token, allow_removals=allow_removals, repair=repair) as night,
-        reported(night),
-    ):
+    sections = {
+        "name": name,
+        "sources": sources,
+        "splitting": splitting,
+        "embedder": embedder,
+        "milvus": milvus,
+        "index": index,
+        "evaluation": evaluation,
+        "gate": gate,
+        "shards": shards,
+    }
+    begun = begin(corpus_file, sections, allow_removals=allow_removals, repair=repair)
+    async with begun as night, reported(night):
         listing = await download_all(night)
         with night.progress.stage("plan"):
             work = await night.make_plan(listing)

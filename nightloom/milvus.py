@@ -242,6 +242,7 @@ def _connect(settings: MilvusSettings, token: str) -> MilvusClient:
         Path(settings.uri).parent.mkdir(parents=True, exist_ok=True)
         # It logs, with a traceback, every call of the client that it does not have (AllocTimestamp).
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
+        logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)  # likewise: a file that does not open
     else:
         _check_port(settings.uri)
     try:
@@ -283,7 +284,7 @@ def _lite_refusal(uri: str, error: Exception) -> str:
     except BlockingIOError:
         return f"milvus.uri: {uri}: the file is open in another process; wait for it to end, or end it"
     except OSError as reason:
-        return f"milvus.uri: {uri}: is no Milvus Lite file, or cannot be written: {reason}"
+        return f"milvus.uri: {uri}: is no Milvus Lite file, or cannot be written: {reason.strerror}; name another file"
     return f"milvus.uri: {uri}: cannot be opened: {_short(error)}"
 
 

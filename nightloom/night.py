@@ -45,8 +45,9 @@ class ShardNodes:
 
     @property
     def label(self) -> str:
-        """How task runs call it."""
-        return f"{len(self.nodes)} nodes of {self.shard.label}"
+        """How task runs call it: short, as the UI draws them in a graph."""
+        nodes = "node" if len(self.nodes) == 1 else "nodes"
+        return f"shard {self.shard.number}/{self.shard.count}: {len(self.nodes)} {nodes}"
 
 
 class Night:

@@ -116,10 +116,9 @@ class Shard:
 
     @property
     def label(self) -> str:
-        """How task runs and messages call it."""
-        first = self.documents[0].ref.uri
-        others = f" and {len(self.documents) - 1} more" if len(self.documents) > 1 else ""
-        return f"shard {self.number}/{self.count}: {first}{others}"
+        """How task runs call it: short, as the UI draws them in a graph."""
+        documents = "document" if len(self.documents) == 1 else "documents"
+        return f"shard {self.number}/{self.count}: {len(self.documents)} {documents}"
 
 
 def deal_out(work: tuple[Planned, ...], limits: ShardSettings) -> tuple[Shard, ...]:

@@ -1,5 +1,6 @@
 """Publish: what a night does, as artifacts in the Prefect UI and as files."""
 
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ PROGRESS_SECONDS = 2
 
 def artifact_key(corpus: str, what: str) -> str:
     """A stable key, so that the UI shows the history; keys are lower case letters, digits and dashes."""
-    return f"{corpus.lower().replace('_', '-').strip('-')}-{what}"
+    return f"{re.sub('[^a-z0-9]', '-', corpus.lower()).strip('-')}-{what}"
 
 
 class ProgressArtifact:
@@ -72,9 +73,7 @@ async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
     """Write the report to its folder, and to the UI as markdown and as a table of counts."""
     report = night.report(outcome, reason)
     rows: list[dict[str, Any]] = [dict(row) for row in counts_table(report)]
-    await acreate_markdown_artifact(
-        to_markdown(report), key=artifact_key(report.corpus, "report"), description=f"{report.outcome}: {reason}"[:200]
-    )
+    await show_report(report)
     await acreate_table_artifact(
         rows, key=artifact_key(report.corpus, "counts"), description="Documents and nodes of the night"
     )
@@ -82,3 +81,9 @@ async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
         save_report(report, night.corpus.reports)
     get_run_logger().info("%s: %s (report: %s)", report.outcome, reason, report.file)
     return report
+
+
+async def show_report(report: RunReport) -> None:
+    """Show a report in the UI as markdown."""
+    says = f"{report.outcome}: {report.reason}"[:200]
+    await acreate_markdown_artifact(to_markdown(report), key=artifact_key(report.corpus, "report"), description=says)

@@ -15,7 +15,6 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.local_milvus import LocalMilvusUnavailable, local_milvus
 from flows.nightly_reindex import nightly_reindex
 from nightloom import live
 from nightloom.documents import document_id
@@ -34,26 +33,6 @@ from nightloom.report import RunReport
 from tests.nights import QUERIES, TEXTS, Home, environment, night
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="session")
-def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Milvus server of our own."""
-    try:
-        with local_milvus(tmp_path_factory.mktemp("milvus")) as server:
-            yield server.uri
-    except LocalMilvusUnavailable as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
-    """A corpus of five documents that no night has seen yet."""
-    uri = request.getfixturevalue("milvus_server") if request.param == "server" else "index.db"
-    new = Home(tmp_path, uri, f"test_{document_id(str(tmp_path))[:12]}")
-    new.write(TEXTS)
-    new.configure()
-    return new
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,9 @@ pytest_plugins = ["tests.prefect_stack"]
 pytestmark = pytest.mark.prefect
 
 YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
-WRITTEN = {entry["name"]: entry for entry in YAML["deployments"]}
+NIGHTS = "flows/nightly_reindex.py:nightly_reindex"
+WRITTEN = {entry["name"]: entry for entry in YAML["deployments"] if entry["entrypoint"] == NIGHTS}
+ROLLBACKS = {entry["name"]: entry for entry in YAML["deployments"] if entry["entrypoint"] != NIGHTS}
 NAMES = ("demo", "tutorial")
 
 AUTOMATION = ROOT / "deployments" / "automations" / "lost-runs.yaml"
@@ -31,7 +33,10 @@ UNDER_WAY = frozenset({"PENDING", "RUNNING"})
 
 
 def test_prefect_yaml_holds_the_deployments_and_no_path_of_this_machine() -> None:
-    assert tuple(WRITTEN) == NAMES
+    assert tuple(WRITTEN) == tuple(ROLLBACKS) == NAMES
+    for name, entry in ROLLBACKS.items():
+        assert entry["parameters"] == WRITTEN[name]["parameters"]
+        assert "schedules" not in entry, "nothing is taken back by itself"
     assert str(ROOT) not in json.dumps(YAML)
 
 
@@ -90,6 +95,7 @@ def test_the_schedule_plans_nights(deployed: Deployed, name: str, time: str) -> 
         ("splitting", "max_tokens"),
         ("embedder", "model"),
         ("milvus", "uri"),
+        ("index", "update"),
         ("evaluation", "queries"),
         ("gate", "max_removed"),
         ("shards", "in_flight"),
@@ -177,6 +183,17 @@ def test_a_bad_corpus_fails_with_key_and_cure(deployed: Deployed, second_night: 
     assert "256" in state["message"], "it does not say what the embedder reads"
     assert report["data"].startswith("# demo: refused\n")
     assert report["description"].startswith("refused: splitting.max_tokens = 5000")
+
+
+def test_a_night_is_taken_back_by_its_deployment(deployed: Deployed, second_night: tuple[Night, Night]) -> None:
+    run = deployed.prefect.start_run("demo", {"splitting": {"max_tokens": 128}})
+    bad = night_of(deployed.prefect, deployed.prefect.run_when(run))
+    assert bad.run["state"]["type"] == "COMPLETED", bad.run["state"]["message"]
+    done = deployed.prefect.prefect("deployment", "run", "rollback/demo", "--watch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (back,) = deployed.prefect.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    assert re.fullmatch(r"demo is demo_\w+ again, and was demo_\w+", back["state"]["message"])
+    assert back["name"].startswith("demo 2")
 
 
 def test_the_token_is_nowhere(deployed: Deployed, first_night: Night, second_night: tuple[Night, Night]) -> None:

@@ -416,6 +416,8 @@ def _explain(origin: str, error: ValidationError) -> str:
 
 
 def _shown(problem: ErrorDetails) -> str:
+    if problem["loc"] == ("milvus",):
+        return "what is not repeated here, as it may hold a password"
     text = repr(problem["input"])
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 

@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 MAX_VARCHAR_BYTES = 65_535
 CONNECT_SECONDS = 5
+LOAD_SECONDS = 600
+"""For a collection to be ready for reads: the server reads all of it first."""
 NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
 """Milvus Lite cuts off a client that asks every 10 s whether it is there, as pymilvus does in long pauses."""
 
@@ -96,7 +98,7 @@ class Connection:
             again: Also where it was loaded before: somebody may have released it since.
         """
         if again or collection not in self._loaded:
-            await self.call(lambda: self.client.load_collection(collection, timeout=self.timeout_seconds))
+            await self.call(lambda: self.client.load_collection(collection, timeout=LOAD_SECONDS))
             self._loaded.add(collection)
 
     async def count(self, collection: str) -> int:

@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
 from nightloom import night as night_module
+from nightloom.contents import Contents
 from nightloom.documents import document_id
 from nightloom.embedding import Embedder, Vectors
 from nightloom.errors import IndexInconsistent, IndexUnavailable, NightloomError
@@ -218,16 +219,16 @@ async def test_a_server_that_stands_still_is_waited_for(
 ) -> None:
     home = home_at(tmp_path, own_server.uri, MANY, ONE_BY_ONE)
     home.configure(f"timeout_seconds = 6\n{ONE_BY_ONE}", evaluation=False)
-    gave_up, original = asyncio.Event(), Index._add
+    gave_up, original = asyncio.Event(), Contents._add
 
-    async def add(self: Index, *arguments: Any) -> None:
+    async def add(self: Contents, *arguments: Any) -> None:
         try:
             await original(self, *arguments)
         except IndexUnavailable:
             gave_up.set()
             raise
 
-    monkeypatch.setattr(Index, "_add", add)
+    monkeypatch.setattr(Contents, "_add", add)
     second = reached(monkeypatch, 2)
     running = asyncio.create_task(night(home))
     await until(second, running)
@@ -254,7 +255,10 @@ async def main():
         await index.generations()
         print("ready", flush=True)
         for line in sys.stdin:
-            print(await index.keep_only(line.strip(), {}), flush=True)
+            collection, *documents = line.split()
+            await index.contents.claim(collection)
+            await index.contents.delete_documents(collection, documents)
+            print("deleted", flush=True)
 
 asyncio.run(main())
 """
@@ -278,11 +282,12 @@ async def test_another_process_deletes_what_was_written_a_moment_ago(tmp_path: P
         assert other.stdout.readline() == "ready\n"
         async with open_index(home.corpus.milvus, home.name) as index:
             target = await index.create("f" * 64, DIM, await index.generations(), datetime.now(UTC))
+            documents = {str(row["document_id"]) for row in rows}
             for _ in range(3):
                 await write(index, target, rows)
-                other.stdin.write(f"{target.name}\n")
+                other.stdin.write(f"{target.name} {' '.join(documents)}\n")
                 other.stdin.flush()
-                assert int(other.stdout.readline()) == len(rows), "it did not see every row"
+                assert other.stdout.readline() == "deleted\n"
                 assert await index.connection.count(target.name) == 0
     finally:
         other.stdin.close()

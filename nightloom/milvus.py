@@ -41,6 +41,8 @@ _TRANSIENT_ERRORS = (
 """Of the kinds of errors that pymilvus raises by itself, those that a retry can mend; the others are mistakes."""
 _PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
 """Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
+_PERMANENT_WORDS = ("not a number or infinity", "exceeds max length", "exceeds the maximum length")
+"""Of messages that come with the code for anything unexpected, which a retry can mend at other times."""
 
 # Its error log repeats, with a traceback, what it raises anyway.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -304,7 +306,8 @@ def translating() -> Iterator[None]:
         yield
     except MilvusException as error:
         mistake = type(error) is not MilvusException and not isinstance(error, _TRANSIENT_ERRORS)
-        permanent = mistake or error.code in _PERMANENT_CODES
+        worded = any(words in str(error) for words in _PERMANENT_WORDS)
+        permanent = mistake or worded or error.code in _PERMANENT_CODES
         kind, says = (IndexRefused, "refuses") if permanent else (IndexUnavailable, "does not answer as it should")
         raise kind(f"Milvus {says}: {_short(error)}") from error
     except (grpc.RpcError, ConnectionError) as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
+import pymilvus.client.entity_helper
 from pydantic import SecretStr
 from pymilvus import DataType, MilvusClient, MilvusException
 from pymilvus import exceptions as milvus_errors
@@ -43,6 +44,10 @@ _PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
 """Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
 _PERMANENT_WORDS = ("not a number or infinity", "exceeds max length", "exceeds the maximum length")
 """Of messages that come with the code for anything unexpected, which a retry can mend at other times."""
+
+# It compares every character of every text of a row with the longest text there may be: nine tenths of what writing a
+# row costs the client. The server refuses what is too long, and our nodes are not.
+pymilvus.client.entity_helper.CHECK_STR_ARRAY = False
 
 # Its error log repeats, with a traceback, what it raises anyway.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)

@@ -13,7 +13,7 @@ from nightloom.embedding import Vectors
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import PROPERTY
 from nightloom.milvus import Connection, translated
-from nightloom.planning import Head
+from nightloom.planning import Head, versions_of
 from nightloom.rows import (
     HEAD_FIELDS,
     HEADS,
@@ -103,7 +103,7 @@ class Contents:
             IndexInconsistent: Names the documents.
         """
         rows, heads = await self.read(collection)
-        versions = {key: head.version for key, head in heads.items()}
+        versions = versions_of(heads)
         total = sum(head.total for head in heads.values())
         counted = versions == dict(expected) and rows == total
         if counted and not every_row:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pymilvus import MilvusClient
 
 from nightloom import operate
 from nightloom.contents import WRITER, Contents
@@ -485,3 +486,59 @@ async def test_the_claim_of_a_night_is_gone_when_it_is_done(home: Home) -> None:
     async with open_index(home.corpus.milvus, home.name) as index:
         live = await live_name(index)
         assert index.connection.properties(live)[WRITER] == ""
+
+
+# --- a switch that stuck
+
+
+async def test_a_switch_that_stuck_when_its_night_died_is_healed_by_the_next_night(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alias names the new generation, and readers get the old one, as a server now and then has it."""
+    first = await night(home)
+    home.write(TEXTS | TEA)
+
+    async def die(_index: Index, _collection: str, **_options: bool) -> None:
+        raise NightFailed("died")
+
+    monkeypatch.setattr(Index, "finish", die)
+    with pytest.raises(NightFailed, match="died"):
+        await night(home)
+    monkeypatch.undo()
+    stuck_reads(monkeypatch, home, first["generation"])
+    assert (await night(home))["outcome"] == "unchanged"
+    assert STUCK == [], "the switch was not made again"
+
+
+async def test_a_switch_that_comes_loose_after_its_proof_is_healed_by_the_next_night(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await night(home)
+    home.write(TEXTS | TEA)
+    second = await night(home)
+    stuck_reads(monkeypatch, home, first["generation"])
+    report = await night(home)
+    assert (report["outcome"], report["generation"]) == ("unchanged", second["generation"])
+    assert "the switch was made again" in report["warnings"][0]
+    assert STUCK == []
+
+
+STUCK: list[str] = []
+"""The collection that reads through the alias come from, until the alias is altered again."""
+
+
+def stuck_reads(monkeypatch: pytest.MonkeyPatch, home: Home, collection: str) -> None:
+    STUCK[:] = [collection]
+    query, alter = MilvusClient.query, MilvusClient.alter_alias
+
+    def query_stuck(self: MilvusClient, collection_name: str, *arguments: Any, **options: Any) -> Any:
+        return query(
+            self, (STUCK or [home.name])[0] if collection_name == home.name else collection_name, *arguments, **options
+        )
+
+    def alter_heals(self: MilvusClient, *arguments: Any, **options: Any) -> None:
+        STUCK.clear()
+        alter(self, *arguments, **options)
+
+    monkeypatch.setattr(MilvusClient, "query", query_stuck)
+    monkeypatch.setattr(MilvusClient, "alter_alias", alter_heals)

@@ -18,8 +18,8 @@ from nightloom.planning import Head, versions_of
 from nightloom.rows import HEADS, among
 
 PROOFS = 20
-PROOF_PAUSE_SECONDS = 0.25
-PROOF_READS = 4
+PROOF_PAUSE_SECONDS = 0.2
+PROOF_READS = 3
 """That agree, one after the other, before a switch on a server counts as proven: a read that was under way while the
 alias moved can bring the old answer back."""
 PROOF_DOCUMENTS = 8

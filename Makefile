@@ -73,8 +73,10 @@ lock: $(VENV)/installed-dev ## Renew requirements.lock and requirements-dev.lock
 milvus: $(VENV)/installed-dev ## Start a real Milvus server here, without Docker; Ctrl+C ends it
 	$(BIN)/python deployments/local_milvus.py
 
-bench: install ## Measure what the README says
+bench: $(VENV)/installed-dev ## Measure what the README says
 	$(BIN)/python benchmarks/prefect_cost.py
+	$(BIN)/python benchmarks/copy_forward.py
+	$(BIN)/python benchmarks/second_night.py
 
 clean: ## Remove what the demo and the tools wrote; .venv stays
 	rm -rf data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache corpora/demo/topics

@@ -24,6 +24,8 @@ PROOF_READS = 3
 alias moved can bring the old answer back."""
 PROOF_DOCUMENTS = 8
 """Documents that are read through the alias to prove a promotion."""
+PROOF_ROWS = 1_000
+"""Many more than the heads of those documents: a limit counts physical duplicates too."""
 PROMOTED = f"{PROPERTY}promoted"
 PROOF = f"{PROPERTY}proof"
 
@@ -173,7 +175,7 @@ class Index:
             self.alias,
             filter=f"{HEADS} and {among(proof)}" if proof else HEADS,
             output_fields=["document_id", "version"],
-            limit=max(len(proof), 1),
+            limit=PROOF_ROWS if proof else 1,
             consistency_level="Strong",
             timeout=self.connection.timeout_seconds,
         )

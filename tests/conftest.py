@@ -32,6 +32,7 @@ os.environ.update(
     }
 )
 
+from deployments.local_milvus import LocalMilvusUnavailable, local_milvus  # noqa: E402  the environment comes first
 from nightloom.corpus import EmbedderSettings  # noqa: E402  the environment comes first
 from nightloom.embedding import Embedder  # noqa: E402
 from tests.builders import MODEL, ROOT  # noqa: E402
@@ -92,6 +93,16 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Milvus server of our own."""
+    try:
+        with local_milvus(tmp_path_factory.mktemp("milvus")) as server:
+            yield server.uri
+    except LocalMilvusUnavailable as error:
+        pytest.skip(str(error))
 
 
 def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

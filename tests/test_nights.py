@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.local_milvus import LocalMilvusUnavailable, local_milvus
 from nightloom import live
 from nightloom.documents import document_id
 from nightloom.errors import EvaluationInputError, Held, IndexInputError, NightFailed, SourceError
@@ -22,16 +21,6 @@ from nightloom.night import Night
 from tests.nights import QUERIES, TEXTS, Home, environment, night
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="session")
-def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Milvus server of our own."""
-    try:
-        with local_milvus(tmp_path_factory.mktemp("milvus")) as server:
-            yield server.uri
-    except LocalMilvusUnavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])

@@ -285,7 +285,6 @@ class Index:
         Raises:
             IndexInconsistent: The reads never agreed.
         """
-        await self.connection.load(collection)
         for _ in range(PROOFS):
             await self.connection.call(lambda: self._switch(collection))
             with suppress(IndexUnavailable, IndexRefused):
@@ -298,6 +297,8 @@ class Index:
         )
 
     def _switch(self, collection: str) -> None:
+        # Whatever loaded it, somebody may have released it since, and readers of an unloaded collection only fail.
+        self.connection.client.load_collection(collection, timeout=self.connection.timeout_seconds)
         if self._alias_target() is None:
             self.connection.client.create_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
         else:

@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
 QUESTION := "What does the with statement do when an exception is raised?"
 
-.PHONY: help demo test install lint lock milvus bench clean
+.PHONY: help demo test install lint lock milvus bench torture clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,6 +72,9 @@ milvus: $(VENV)/installed-dev ## Start a real Milvus server here, without Docker
 
 bench: install ## Measure what the README says
 	$(BIN)/python benchmarks/prefect_cost.py
+
+torture: $(VENV)/installed-dev ## Kill 200 nights at random, on Milvus Lite and on a real server, and compare every row
+	$(BIN)/python benchmarks/torture.py
 
 clean: ## Remove what the demo and the tools wrote; .venv stays
 	rm -rf data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache corpora/demo/topics

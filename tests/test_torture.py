@@ -12,7 +12,7 @@ from nightloom.corpus import EmbedderSettings, SplittingSettings
 from nightloom.documents import document_id, node_id, version_of
 from nightloom.splitting import Splitter
 from tests.builders import MODEL, make_document
-from tests.torture.campaign import Setting, Torture, summary
+from tests.torture.campaign import Setting, Torture, settle, summary
 from tests.torture.checker import TortureFailed
 from tests.torture.child import start_fork_server
 from tests.torture.faults import ALIAS_STICKS, CLEARING_POINTS, FIRST_NIGHT_POINTS, POINTS, Fault
@@ -51,14 +51,6 @@ def settled(setting: Callable[[str], Setting]) -> Iterator[Torture]:
         settle(torture)
         yield torture
         torture.change()
-        torture.whole_night()
-
-
-def settle(torture: Torture) -> None:
-    """Three whole nights: from now on there are generations to drop."""
-    for _ in range(3):
-        torture.change(3)
-        torture.corpus.add_large()
         torture.whole_night()
 
 

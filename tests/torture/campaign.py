@@ -310,6 +310,14 @@ class Torture(AbstractContextManager["Torture"]):
             self._reader.allow(states)
 
 
+def settle(torture: Torture) -> None:
+    """Three whole nights: from now on there are generations to drop."""
+    for _ in range(3):
+        torture.change(3)
+        torture.corpus.add_large()
+        torture.whole_night()
+
+
 def summary(torture: Torture) -> str:
     """What a torture did, in a line."""
     tally, reads = torture.tally, torture.reads

@@ -76,7 +76,7 @@ async def timed_steps(file: Path) -> float:
             work = await asyncio.to_thread(night.load, shard)
             await night.insert(work, await night.embedder.embed_texts([node.text for node in work.nodes]))
             night.count_shard(work, len(work.nodes))
-        await night.copy_unchanged()
+        await night.settle()
         await night.verify()
         await night.promote()
     return time.monotonic() - started

@@ -25,11 +25,21 @@ from prefect.settings import get_current_settings
 
 from deployments.local_milvus import local_milvus
 from flows.prefect_api import prefect_api
-from tests.torture.campaign import Setting, Torture, settle, summary
+from tests.torture.campaign import Torture, settle, summary
 from tests.torture.checker import TortureFailed
 from tests.torture.child import start_fork_server
-from tests.torture.faults import POINTS
+from tests.torture.points import (
+    BUILDING_POINTS,
+    CLEARING_POINTS,
+    COPYING_POINTS,
+    FIRST_NIGHT_POINTS,
+    IN_PLACE_POINTS,
+    LAST_POINTS,
+    SWITCHING_POINTS,
+)
+from tests.torture.setting import Setting
 
+GROUPS = ([*BUILDING_POINTS, *CLEARING_POINTS], [*COPYING_POINTS, *SWITCHING_POINTS], LAST_POINTS)
 FAULTY_NIGHTS_A_KILL = 0.2
 """Nights with five random faults, for each night that is killed at random."""
 
@@ -48,12 +58,12 @@ def one_torture(setting: Setting, seed: int, kills: int) -> None:
     """Everything, on one Milvus, and a line about it."""
     began = time.monotonic()
     with Torture(setting, seed) as torture:
+        torture.kill_at_each(FIRST_NIGHT_POINTS)
         settle(torture)
         torture.kill_at_random(kills)
-        for point in POINTS:
-            torture.corpus.add_large()
-            torture.kill_at(point)
         torture.whole_night()
+        for points in [IN_PLACE_POINTS] if setting.in_place else GROUPS:
+            torture.kill_at_each(points)
         torture.random_faults(int(kills * FAULTY_NIGHTS_A_KILL))
         torture.change()
         torture.whole_night()

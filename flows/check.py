@@ -60,7 +60,7 @@ async def _sources(corpus: Corpus) -> str:
         else:
             listings.append(await asyncio.to_thread(list_source, source))
     urls = sum(len(source.addresses) for source in corpus.sources)
-    documents = len(one_listing(listings).documents) if listings else 0
+    documents = len(one_listing(listings, corpus.sources).documents) if listings else 0
     return f"{documents} documents on disk, {urls} URLs answer"
 
 

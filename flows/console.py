@@ -1,4 +1,4 @@
-"""The command line: `nightloom run`, `ask`, `evaluate`, `status` and `check`."""
+"""The command line: a night, questions to the live index, and what an operator does with its generations."""
 
 import asyncio
 import dataclasses
@@ -39,8 +39,19 @@ err = Console(stderr=True)
 
 
 @app.command()
-def run(corpus: CorpusFile, as_json: AsJson = False) -> None:
+def run(
+    corpus: CorpusFile,
+    allow_removals: Annotated[
+        bool, typer.Option("--allow-removals", help="Let any number of documents be gone this time.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Run one night in this process: exit code 0 done or unchanged, 1 failed, 2 bad input, 3 held by the gate."""
+    raise typer.Exit(_night(corpus, as_json=as_json, allow_removals=allow_removals))
+
+
+def _night(corpus: Path, *, as_json: bool, allow_removals: bool = False, repair: bool = False) -> int:
+    """One night, shown; its exit code."""
     from nightloom.night import refused_report  # noqa: PLC0415  seconds to import
     from nightloom.screen import show_report, watch_night  # noqa: PLC0415
 
@@ -49,7 +60,7 @@ def run(corpus: CorpusFile, as_json: AsJson = False) -> None:
     try:
         load_corpus(corpus)  # before Prefect starts anything, so that a typing error costs no time
         with watch_night(err):
-            report = RunReport.model_validate(_run_flow(corpus))
+            report = RunReport.model_validate(_run_flow(corpus, allow_removals=allow_removals, repair=repair))
     except KeyboardInterrupt:
         raise _interrupted("interrupted; the live index is as it was, and the next run goes on from here") from None
     except NightloomError as error:
@@ -67,7 +78,7 @@ def run(corpus: CorpusFile, as_json: AsJson = False) -> None:
         print(report.model_dump_json())  # noqa: T201  stdout holds the report and nothing else
     elif report.generation or not code:
         show_report(out, report)
-    raise typer.Exit(code)
+    return code
 
 
 @app.command()
@@ -165,6 +176,114 @@ def status(corpus: CorpusFile, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def verify(
+    corpus: CorpusFile,
+    repair: Annotated[bool, typer.Option("--repair", help="Run a night that makes those documents anew.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at every row of the live index, and name the documents with missing, surplus or duplicate rows.
+
+    Exit code 0: all is whole, or was repaired; 1: it is not.
+    """
+    from nightloom import operate  # noqa: PLC0415  seconds to import
+
+    async def look() -> Any:
+        loaded = load_corpus(corpus)
+        return await operate.verify_live(loaded, await _token(loaded))
+
+    live, found = _finish(look(), as_json=as_json)
+    if repair and found.findings:
+        err.print(f"{len(found.findings)} documents are not whole; a night makes them anew", highlight=False)
+        raise typer.Exit(_night(corpus, as_json=as_json, repair=True))
+    if as_json:
+        findings = [dataclasses.asdict(finding) for finding in found.findings]
+        counts = {"documents": len(found.heads), "rows": found.rows}
+        print(json.dumps({"generation": live.name, **counts, "findings": findings}))  # noqa: T201
+    else:
+        for finding in found.findings:
+            out.print(Text(plain(str(finding))))
+        says = f"{len(found.findings)} are not whole" if found.findings else "all of them whole"
+        out.print(f"{live.name}: {found.rows} rows of {len(found.heads)} documents, {says}", highlight=False)
+    raise typer.Exit(1 if found.findings else 0)
+
+
+@app.command()
+def generations(corpus: CorpusFile, as_json: AsJson = False) -> None:
+    """Show every generation of the index, newest first: name, state, documents, nodes, fingerprint, created."""
+    from nightloom import operate  # noqa: PLC0415  seconds to import
+
+    async def look() -> Any:
+        loaded = load_corpus(corpus)
+        return await operate.list_generations(loaded, await _token(loaded))
+
+    found = _finish(look(), as_json=as_json)
+    if as_json:
+        rows = [dataclasses.asdict(one) | {"created": one.created.isoformat()} for one in found]
+        print(json.dumps({"generations": rows}))  # noqa: T201
+        return
+    table = Table("generation", "state", "documents", "nodes", "fingerprint", "created (UTC)", "scores")
+    for one in found:
+        scores = ", ".join(f"{metric} {value:.4f}" for metric, value in one.scores.items())
+        style = "green" if one.state == "live" else None
+        cells = (str(one.documents), str(one.nodes), one.fingerprint[:8], f"{one.created:%Y-%m-%d %H:%M:%S}", scores)
+        table.add_row(one.name, one.state, *cells, style=style)
+    out.print(table)
+
+
+@app.command()
+def rollback(
+    corpus: CorpusFile,
+    to: Annotated[str | None, typer.Option(help="A generation by name; default the one before the live one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let readers see an earlier generation again: an alias switch, proven by reads through it."""
+    from nightloom import operate  # noqa: PLC0415  seconds to import
+
+    async def switch() -> Any:
+        loaded = load_corpus(corpus)
+        return await operate.roll_back(loaded, await _token(loaded), to)
+
+    made = _finish(switch(), as_json=as_json)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(made)))  # noqa: T201
+        return
+    out.print(
+        f"{made.alias} is {made.after} again ({made.documents} documents, {made.nodes} nodes), and was {made.before}."
+        " The next night compares the corpus with what is live now.",
+        highlight=False,
+    )
+
+
+@app.command()
+def drop(
+    corpus: CorpusFile,
+    name: Annotated[str, typer.Argument(help="A generation by name: see `generations`.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop a generation for good; never the live one, nor one that any alias names."""
+    from nightloom import operate  # noqa: PLC0415  seconds to import
+
+    async def find() -> Any:
+        loaded = load_corpus(corpus)
+        return await operate.find_droppable(loaded, await _token(loaded), name)
+
+    async def drop_it() -> None:
+        loaded = load_corpus(corpus)
+        await operate.drop_generation(loaded, await _token(loaded), name)
+
+    found = _finish(find(), as_json=as_json)
+    if not yes:
+        says = f"Drop {name} ({found.state}; {found.documents} documents, {found.nodes} nodes) for good?"
+        typer.confirm(says, abort=True, err=True)
+    _finish(drop_it(), as_json=as_json)
+    if as_json:
+        print(json.dumps({"dropped": name}))  # noqa: T201
+    else:
+        out.print(f"{name} is gone", highlight=False)
+
+
+@app.command()
 def check(corpus: CorpusFile) -> None:
     """Check the file, the sources, the embedder, Milvus and Prefect: one line each, and what to do where one fails."""
     from flows.check import checks  # noqa: PLC0415  Prefect takes seconds to import
@@ -211,7 +330,7 @@ def _finish(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
         raise typer.Exit(error.exit_code) from None
 
 
-def _run_flow(corpus: Path) -> dict[str, Any]:
+def _run_flow(corpus: Path, *, allow_removals: bool, repair: bool) -> dict[str, Any]:
     # The progress on the screen takes the place of Prefect's log there; the server still gets all of it.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.prefect_api import prefect_api  # noqa: PLC0415  Prefect takes seconds to import
@@ -219,7 +338,7 @@ def _run_flow(corpus: Path) -> dict[str, Any]:
     with prefect_api():
         from flows.nightly_reindex import nightly_reindex  # noqa: PLC0415
 
-        return asyncio.run(nightly_reindex(corpus_file=corpus))
+        return asyncio.run(nightly_reindex(corpus_file=corpus, allow_removals=allow_removals, repair=repair))
 
 
 def _interrupted(says: str) -> typer.Exit:

@@ -3,45 +3,31 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.states import Completed
 
-from nightloom.concurrency import each
-from nightloom.corpus import (
-    Alias,
-    EmbedderSettings,
-    EvaluationSettings,
-    GateSettings,
-    MilvusSettings,
-    ShardSettings,
-    SourceSettings,
-    SplittingSettings,
-    load_corpus,
+from flows.names import run_name
+from nightloom.changes import (
+    EmbedderChanges,
+    EvaluationChanges,
+    GateChanges,
+    IndexChanges,
+    MilvusChanges,
+    ShardChanges,
+    SplittingChanges,
 )
-from nightloom.errors import CorpusFileError
-from nightloom.night import Night, open_night
+from nightloom.concurrency import each
+from nightloom.corpus import Alias, SourceSettings
+from nightloom.night import Night
 from nightloom.planning import Shard
+from tasks.begin import begin
 from tasks.download import download_all
 from tasks.embed import embed
 from tasks.evaluate import evaluate
-from tasks.insert import copy_unchanged, insert, verify
+from tasks.insert import insert, settle, verify
 from tasks.load import load
-from tasks.promote import promote
+from tasks.promote import promote, prune
 from tasks.publish import ProgressArtifact, publish, reported
-from tasks.secrets import milvus_token
-
-
-def run_name() -> str:
-    """Corpus, date and time (UTC), such as "demo 2026-11-22 02:00"."""
-    given = runtime.flow_run.parameters
-    corpus = given.get("name")
-    if corpus is None:
-        file = Path(str(given.get("corpus_file")))
-        try:
-            corpus = load_corpus(file).name
-        except CorpusFileError:
-            corpus = file.stem
-    return f"{corpus} {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"
 
 
 @flow(name="nightly-reindex", flow_run_name=run_name)
@@ -49,60 +35,65 @@ async def nightly_reindex(
     corpus_file: Path | None = None,
     name: Alias | None = None,
     sources: list[SourceSettings] | None = None,
-    splitting: SplittingSettings | None = None,
-    embedder: EmbedderSettings | None = None,
-    milvus: MilvusSettings | None = None,
-    evaluation: EvaluationSettings | None = None,
-    gate: GateSettings | None = None,
-    shards: ShardSettings | None = None,
+    splitting: SplittingChanges | None = None,
+    embedder: EmbedderChanges | None = None,
+    milvus: MilvusChanges | None = None,
+    index: IndexChanges | None = None,
+    evaluation: EvaluationChanges | None = None,
+    gate: GateChanges | None = None,
+    shards: ShardChanges | None = None,
+    allow_removals: bool = False,
+    repair: bool = False,
 ) -> dict[str, Any]:
     """Bring a Milvus collection in step with its corpus.
 
     Download, plan, then shard by shard load, split, embed and insert beside what readers see; copy what is unchanged,
     verify, evaluate, promote. Returns the run report; a night that changes nothing writes nothing. Every parameter but
-    the first replaces that section of the corpus file for one run, as a whole. The form in the UI takes its help from
-    here.
+    the first changes the corpus file for one run: a key that is left empty is as the file says. The form in the UI
+    takes its help from here.
 
     Args:
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
         name: Another alias, hence another index.
-        sources: In place of all [[sources]] of the file.
-        splitting: In place of the whole of [splitting]: what stands at its default here is not taken from the file.
-        embedder: In place of the whole of [embedder], the model too. Another model embeds every document again.
-        milvus: In place of the whole of [milvus], the address too.
-        evaluation: In place of the whole of [evaluation].
-        gate: In place of the whole of [gate].
-        shards: In place of the whole of [shards].
+        sources: In place of all [[sources]] of the file, as a whole list.
+        splitting: Over the keys of [splitting]. Another value embeds every document again.
+        embedder: Over the keys of [embedder]. Another model, revision or text prefix embeds every document again.
+        milvus: Over the keys of [milvus]. Another address is another index.
+        index: Over the keys of [index].
+        evaluation: Over the keys of [evaluation]; where the file has none, queries and judgements must be given.
+        gate: Over the keys of [gate].
+        shards: Over the keys of [shards].
+        allow_removals: Let this run remove any number of documents that are gone from the corpus: see gate.max_removed.
+        repair: Look at every row of the live generation first, and index documents again whose rows are not whole.
     """
-    corpus = load_corpus(
-        corpus_file,
-        {
-            "name": name,
-            "sources": sources,
-            "splitting": splitting,
-            "embedder": embedder,
-            "milvus": milvus,
-            "evaluation": evaluation,
-            "gate": gate,
-            "shards": shards,
-        },
-    )
-    async with open_night(corpus, await milvus_token(corpus.milvus)) as night, reported(night):
+    sections = {
+        "name": name,
+        "sources": sources,
+        "splitting": splitting,
+        "embedder": embedder,
+        "milvus": milvus,
+        "index": index,
+        "evaluation": evaluation,
+        "gate": gate,
+        "shards": shards,
+    }
+    begun = begin(corpus_file, sections, allow_removals=allow_removals, repair=repair)
+    async with begun as night, reported(night):
         listing = await download_all(night)
         with night.progress.stage("plan"):
             work = await night.make_plan(listing)
         await index_shards(night, work)
         night.check_taken()
         if night.has_changes:
-            await copy_unchanged(night)
+            await settle(night)
             await verify(night)
         if night.wants_evaluation:
             await evaluate(night)
-        if not night.has_changes:
-            report = await publish(night, "unchanged", "the index already holds every document in tonight's version")
-        else:
+        if night.has_changes:
             await promote(night)
-            report = await publish(night, "promoted", night.summary)
+        if night.has_leftovers:
+            await prune(night)
+        report = await publish(night, night.outcome, night.summary)
     says = f"{report.outcome}: {report.reason}"
     return Completed(message=says, data=report.model_dump(mode="json"))  # type: ignore[return-value]  # Prefect unwraps it
 
@@ -120,7 +111,8 @@ async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:
         if loaded.nodes:
             async with night.embedder_turn:
                 vectors = await embed(night, loaded)
-            written = await insert(night, loaded, vectors)
+            if loaded.nodes:  # those that embedding left
+                written = await insert(night, loaded, vectors)
         night.count_shard(loaded, written)
         await artifact.update()
 

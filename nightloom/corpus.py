@@ -1,7 +1,8 @@
-"""The corpus file: its keys as models, which are the flow's parameters too, and how a file becomes one `Corpus`.
+"""The corpus file: its keys as models, and how a file becomes one `Corpus`.
 
 Values come, each over the one before, from the file, from the environment (`NIGHTLOOM_SPLITTING__MAX_TOKENS=128`), and
-from sections given to the flow. Secrets are in none of them: see `nightloom.secrets`.
+from the parameters of the run, which `nightloom.changes` makes of the same models. Secrets are in none of them: see
+`nightloom.secrets`.
 """
 
 import difflib
@@ -9,11 +10,13 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from nightloom.errors import CorpusFileError
 from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
@@ -21,7 +24,21 @@ from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
 ALIAS_LENGTH = 200
 """Longest alias: Milvus takes names of 255 characters, and a generation's name is the alias and 26 more."""
 
-TOP_LEVEL_KEYS = ("name", "sources", "splitting", "embedder", "milvus", "evaluation", "gate", "shards", "reports")
+SHOWN_CHARACTERS = 80
+"""Of a wrong value, in a message."""
+
+TOP_LEVEL_KEYS = (
+    "name",
+    "sources",
+    "splitting",
+    "embedder",
+    "milvus",
+    "index",
+    "evaluation",
+    "gate",
+    "shards",
+    "reports",
+)
 
 Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=ALIAS_LENGTH)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f#]+$", max_length=500)]
@@ -108,7 +125,9 @@ class SplittingSettings(Section):
     @model_validator(mode="after")
     def _overlap_fits(self) -> Self:
         if self.overlap_tokens * 2 > self.max_tokens:
-            raise ValueError(f"overlap_tokens = {self.overlap_tokens} is more than half of max_tokens")
+            raise ValueError(
+                f"overlap_tokens = {self.overlap_tokens} is more than half of max_tokens = {self.max_tokens}; lower it"
+            )
         return self
 
 
@@ -159,6 +178,17 @@ class MilvusSettings(Section):
         return not self.uri.startswith("http")
 
 
+class IndexSettings(Section):
+    """How the index is brought up to date, and how far back it can be taken."""
+
+    update: Literal["generation", "in_place"] = Field(
+        "generation",
+        title="Update",
+        description="generation: built beside what readers see, then switched. in_place: written where readers read.",
+    )
+    keep: int = Field(2, ge=0, title="Keep", description="Earlier generations that stay for a rollback.")
+
+
 class EvaluationSettings(Section):
     """Golden queries: what the index must find."""
 
@@ -190,7 +220,6 @@ class GateSettings(Section):
         title="Quarantined at most",
         description="Share of the listed documents that may be quarantined; up to 10 documents always may.",
     )
-    keep: int = Field(2, ge=0, title="Keep", description="Earlier generations that stay for a rollback.")
 
 
 class ShardSettings(Section):
@@ -211,6 +240,7 @@ class Corpus(Section):
     splitting: SplittingSettings = Field(default_factory=SplittingSettings, title="Splitting")
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, title="Embedder")
     milvus: MilvusSettings = Field(default_factory=MilvusSettings, title="Milvus")
+    index: IndexSettings = Field(default_factory=IndexSettings, title="Index")
     evaluation: EvaluationSettings | None = Field(None, title="Evaluation")
     gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
     shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")
@@ -225,8 +255,8 @@ def load_corpus(
     Args:
         file: The TOML file; None when the sections are the whole corpus. Relative paths are relative to its folder
             (without a file: to the working directory).
-        sections: Top-level keys and their values, models or plain data; None values count as not given. Each replaces
-            the file's whole section.
+        sections: Top-level keys and their values, models or plain data. A table is laid over the file's key by key;
+            a list, such as `sources`, replaces the file's. None, for a section or a key, counts as not given.
         environ: Environment to read; default the process's own.
 
     Returns:
@@ -242,14 +272,32 @@ def load_corpus(
         base = file.resolve().parent
     origin = str(file) if file is not None else "flow parameters"
     _overlay_environment(values, os.environ if environ is None else environ)
-    for key, value in (sections or {}).items():
-        if value is not None:
-            values[key] = _plain(value)
+    given = {key: plain for key, value in (sections or {}).items() if (plain := _given(value)) not in (None, {})}
+    _overlay_sections(values, given)
+    if file is not None and given:
+        origin = f"{file} with the run's parameters ({', '.join(given)})"
     try:
         corpus = Corpus.model_validate(values)
     except ValidationError as error:
         raise CorpusFileError(_explain(origin, error)) from None
     return _with_absolute_paths(corpus, base)
+
+
+def corpus_name(file: str | Path | None, name: str | None = None) -> str:
+    """What to call a corpus that may not load: the name that it gives itself, as far as it can be read.
+
+    Args:
+        file: The corpus file, or what was given for one.
+        name: That of the run's parameters, which comes first.
+
+    Returns:
+        The file's own name, without its ending, where nothing else can be known.
+    """
+    found: object = name or os.environ.get(f"{ENVIRONMENT_PREFIX}NAME")
+    if not found and file:
+        with suppress(CorpusFileError):
+            found = _read_toml(Path(file)).get("name")
+    return found if isinstance(found, str) and found else Path(file or "corpus").stem
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -314,12 +362,22 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _plain(value: Any) -> Any:
-    """Models as plain data of the keys that were set, so that validation runs once, over everything."""
+def _overlay_sections(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if not isinstance(value, dict):
+            values[key] = value
+        elif isinstance(table := values.setdefault(key, {}), dict):  # else validation says what is wrong in the file
+            table.update(value)
+
+
+def _given(value: Any) -> Any:
+    """Models as plain data of the keys that were given, so that validation runs once, over everything."""
     if isinstance(value, BaseModel):
-        return value.model_dump(exclude_unset=True)
+        value = value.model_dump(exclude_unset=True)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_given(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: item for key, item in value.items() if item is not None}
     return value
 
 
@@ -344,10 +402,24 @@ def _explain(origin: str, error: ValidationError) -> str:
                 )
             case "value_error":
                 lines.append(f"{location}: {problem['ctx']['error']}")
+            case "model_type":
+                lines.append(f"{location}: a table: write [{location}], and its keys below; found {_shown(problem)}")
+            case "tuple_type" if problem["loc"] == ("sources",):
+                lines.append(
+                    f"sources: a list of tables: write [[sources]], with two brackets; found {_shown(problem)}"
+                )
             case _:
-                lines.append(f"{location}: {problem['msg']}; found {problem['input']!r}")
+                says = problem["msg"].replace("Input should", "this should")
+                lines.append(f"{location}: {says}; found {_shown(problem)}")
     listed = "\n  ".join(lines)
     return f"{origin}: {listed}" if len(lines) == 1 else f"{origin}:\n  {listed}"
+
+
+def _shown(problem: ErrorDetails) -> str:
+    if problem["loc"] == ("milvus",):
+        return "what is not repeated here, as it may hold a password"
+    text = repr(problem["input"])
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _nearest(key: str) -> str:

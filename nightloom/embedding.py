@@ -108,16 +108,25 @@ class Embedder:
             texts: n texts, each within `max_tokens` with the prefix; more is cut off by the model.
 
         Returns:
-            float32, shape (n, dim), rows of unit L2 norm, in the order of the texts.
+            float32, shape (n, dim), in the order of the texts: rows of unit L2 norm, but for `unusable` ones.
 
         Raises:
-            EmbeddingError: The model gave a wrong count, or a vector that is zero or not finite.
+            EmbeddingError: The model gave a wrong count.
         """
         return await self._in_thread([self.settings.text_prefix + text for text in texts])
 
     async def embed_queries(self, queries: list[str]) -> Vectors:
-        """Embed queries; the same as `embed_texts`, with the query prefix."""
-        return await self._in_thread([self.settings.query_prefix + query for query in queries])
+        """Embed queries; the same as `embed_texts`, with the query prefix.
+
+        Raises:
+            EmbeddingError: The model gave a wrong count, or a vector that is zero or not finite.
+        """
+        vectors = await self._in_thread([self.settings.query_prefix + query for query in queries])
+        if (bad := int(unusable(vectors).sum())) > 0:
+            raise EmbeddingError(
+                f"{self.settings.model}: {bad} of {len(queries)} queries have embeddings that are zero or not finite"
+            )
+        return vectors
 
     async def _in_thread(self, texts: list[str]) -> Vectors:
         abandoned = threading.Event()
@@ -144,17 +153,26 @@ class Embedder:
 
 
 def checked(vectors: Vectors, count: int, model: str) -> Vectors:
-    """The vectors, if they are vectors.
+    """The vectors, if there are as many as texts.
 
     Raises:
-        EmbeddingError: Not of shape (count, dim), or a row that is all zero or not finite.
+        EmbeddingError: Not of shape (count, dim).
     """
     if vectors.ndim != 2 or len(vectors) != count:  # noqa: PLR2004  rows and columns
         raise EmbeddingError(f"{model}: {count} texts gave embeddings of shape {vectors.shape}")
-    bad = ~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1)
-    if bad.any():
-        raise EmbeddingError(f"{model}: {int(bad.sum())} of {count} embeddings are zero or not finite")
     return vectors
+
+
+def unusable(vectors: Vectors) -> npt.NDArray[np.bool_]:
+    """Which vectors are zero or not finite: no metric compares them with anything.
+
+    Args:
+        vectors: Shape (n, dim).
+
+    Returns:
+        Shape (n,).
+    """
+    return np.asarray(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
 
 
 def find_model(settings: EmbedderSettings) -> Path:
@@ -170,6 +188,8 @@ def find_model(settings: EmbedderSettings) -> Path:
         folder = Path(name)
     else:
         folder = _hub_model(name, settings.revision)
+    if not folder.is_dir():
+        raise EmbedderError(f"embedder.model: {name}: there is no such folder; mend the path, or give a hub name")
     if not (folder / "config.json").exists():
         raise EmbedderError(f"embedder.model: {name}: no model in {folder}: it has no config.json")
     if not any(folder.glob("*.safetensors")):
@@ -203,7 +223,10 @@ def _hub_model(name: str, revision: str | None) -> Path:
             )
         )
     except LocalEntryNotFoundError:
-        reason = "it is not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set"
+        reason = (
+            "it is not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set; check the name and"
+            " the network, or give a local folder or package:NAME"
+        )
     except HFValidationError:
         reason = "that is no name of a model; a local folder begins with ./ or /"
     except HfHubHTTPError as error:

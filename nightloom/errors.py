@@ -12,12 +12,14 @@ The tree says what to do about an error, which is all that a caller needs to kno
     │   ├── EvaluationInputError  queries or qrels
     │   ├── EmbedderError         the model is unknown, unsafe, or too small for the nodes
     │   ├── IndexInputError       Milvus cannot be reached, or holds something of another owner
+    │   ├── IndexBusy             another night over the same index is under way
     │   └── PrefectUnavailable    the Prefect API that is configured does not answer
     ├── DocumentError             one document cannot be taken: quarantined, the night goes on
     ├── NightFailed               the night cannot end well; the live index is untouched: exit code 1
     │   ├── EmbeddingError        the embedder answered with something that is no embedding
     │   ├── IndexRefused          Milvus refuses a request for good
-    │   └── IndexInconsistent     rows or alias are not what was written
+    │   ├── IndexInconsistent     rows or alias are not what was written
+    │   └── IndexTaken            another night, or a rollback, went over this one
     └── Held                      the gate stopped the night; the live index is untouched: exit code 3
 """
 
@@ -75,6 +77,10 @@ class IndexInputError(InputError):
     """Milvus cannot be reached or read as configured, or something of another owner is in the way."""
 
 
+class IndexBusy(InputError):
+    """Another night over the same index is under way, and goes on."""
+
+
 class PrefectUnavailable(InputError):
     """The Prefect API that PREFECT_API_URL names does not answer."""
 
@@ -97,6 +103,10 @@ class IndexRefused(NightFailed):
 
 class IndexInconsistent(NightFailed):
     """Rows or alias are not what was written; the text names the documents."""
+
+
+class IndexTaken(NightFailed):
+    """Another night has taken up what this one wrote, or readers were switched meanwhile; this one stops writing."""
 
 
 class Held(NightloomError):

@@ -94,7 +94,8 @@ def load_golden(settings: EvaluationSettings) -> GoldenQueries:
     for judgement in judgements:
         if judgement.query not in queries:
             raise EvaluationInputError(
-                f"{settings.qrels}: line {judgement.line}: query {judgement.query!r} is not in {settings.queries}"
+                f"{settings.qrels}: line {judgement.line}: query {judgement.query!r} is not in {settings.queries};"
+                " add it there, or remove the line"
             )
     judged = {judgement.query for judgement in judgements}
     return GoldenQueries(

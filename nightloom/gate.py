@@ -17,7 +17,8 @@ def check_removals(removed: int, live: int, settings: GateSettings) -> None:
     if removed > allowed:
         raise Held(
             f"{removed} of {live} live documents are gone from the corpus, and gate.max_removed ="
-            f" {settings.max_removed:g} allows {allowed}; check the sources, or raise gate.max_removed for one night"
+            f" {settings.max_removed:g} allows {allowed}; check the sources; if the documents are to go, run once with"
+            " --allow-removals (in the UI: allow_removals)"
         )
 
 

@@ -23,6 +23,7 @@ class Generation:
         created: UTC, to the second.
         live: Whether the alias names it.
         promoted: Whether readers ever saw it; one that they never saw is half-built, or was held.
+        writer: The night that writes to it, or died while it did; "" where every row is as a whole night left it.
         evaluation: sha256 of the queries, qrels and metrics that `scores` come from; "" when never evaluated.
         scores: Value by metric.
     """
@@ -33,6 +34,7 @@ class Generation:
     created: datetime
     live: bool = False
     promoted: bool = False
+    writer: str = ""
     evaluation: str = ""
     scores: tuple[tuple[str, float], ...] = ()
 

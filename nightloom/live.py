@@ -70,7 +70,7 @@ async def ask(corpus: Corpus, token: SecretStr | None, question: str, top_k: int
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live)
         vectors = await embedder.embed_queries([question])
-        return await index.search(live.name, vectors[0], top_k)
+        return await index.contents.search(live.name, vectors[0], top_k)
 
 
 async def evaluate_live(
@@ -92,7 +92,7 @@ async def evaluate_live(
     golden = load_golden(settings)
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live)
-        heads = await index.heads(live.name)
+        _, heads = await index.contents.read(live.name)
         items = {(head.uri, head.item) for head in heads.values()} | await asyncio.to_thread(_listed_now, corpus)
         # Judgements that a night has accepted may name documents that have left since.
         judged = judge(golden, items, gone_is_error=golden.content != live.evaluation)
@@ -102,8 +102,7 @@ async def evaluate_live(
 async def status(corpus: Corpus, token: SecretStr | None) -> Status:
     """What is live."""
     async with open_live(corpus, token) as (index, live):
-        heads = await index.heads(live.name)
-        rows = await index.connection.count(live.name)
+        rows, heads = await index.contents.read(live.name)
     try:
         matches = fingerprint(corpus, Embedder(corpus.embedder)) == live.fingerprint
     except InputError:

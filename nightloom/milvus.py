@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
+import pymilvus.client.entity_helper
 from pydantic import SecretStr
 from pymilvus import DataType, MilvusClient, MilvusException
 from pymilvus import exceptions as milvus_errors
@@ -28,6 +29,8 @@ Result = TypeVar("Result")
 
 MAX_VARCHAR_BYTES = 65_535
 CONNECT_SECONDS = 5
+LOAD_SECONDS = 600
+"""For a collection to be ready for reads: the server reads all of it first."""
 NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
 """Milvus Lite cuts off a client that asks every 10 s whether it is there, as pymilvus does in long pauses."""
 
@@ -40,6 +43,12 @@ _TRANSIENT_ERRORS = (
 """Of the kinds of errors that pymilvus raises by itself, those that a retry can mend; the others are mistakes."""
 _PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
 """Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
+_PERMANENT_WORDS = ("not a number or infinity", "exceeds max length", "exceeds the maximum length")
+"""Of messages that come with the code for anything unexpected, which a retry can mend at other times."""
+
+# It compares every character of every text of a row with the longest text there may be: nine tenths of what writing a
+# row costs the client. The server refuses what is too long, and our nodes are not.
+pymilvus.client.entity_helper.CHECK_STR_ARRAY = False
 
 # Its error log repeats, with a traceback, what it raises anyway.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -89,9 +98,14 @@ class Connection:
 
         return await asyncio.to_thread(call)
 
-    async def load(self, collection: str) -> None:
-        """Have a collection ready for reads; Milvus Lite opens every collection unloaded."""
-        if collection not in self._loaded:
+    async def load(self, collection: str, *, again: bool = False) -> None:
+        """Have a collection ready for reads; Milvus Lite opens every collection unloaded.
+
+        Args:
+            collection: Its name.
+            again: Also where it was loaded before: somebody may have released it since.
+        """
+        if again or collection not in self._loaded:
             await self.call(lambda: self._load(collection))
             self._loaded.add(collection)
 
@@ -99,7 +113,7 @@ class Connection:
         # A process that was killed while it created the collection may have left it without its index.
         if not self.client.list_indexes(collection):
             self.client.create_index(collection, self._indexes(), timeout=self.timeout_seconds)
-        self.client.load_collection(collection, timeout=self.timeout_seconds)
+        self.client.load_collection(collection, timeout=LOAD_SECONDS)
 
     def _indexes(self) -> "IndexParams":
         indexes = self.client.prepare_index_params()
@@ -108,19 +122,28 @@ class Connection:
 
     async def count(self, collection: str) -> int:
         """Rows, physical duplicates included; a strong read, so that reads after it see every write before it."""
-
-        def count() -> int:
-            rows = self.client.query(
-                collection,
-                filter="",
-                output_fields=["count(*)"],
-                consistency_level="Strong",
-                timeout=self.timeout_seconds,
-            )
-            return int(rows[0]["count(*)"])
-
         await self.load(collection)
-        return await self.call(count)
+        return await self.call(lambda: self.count_now(collection))
+
+    def count_now(self, collection: str, condition: str = "") -> int:
+        """The same for rows that meet a condition, in this thread."""
+        rows = self.client.query(
+            collection,
+            filter=condition,
+            output_fields=["count(*)"],
+            consistency_level="Strong",
+            timeout=self.timeout_seconds,
+        )
+        return int(rows[0]["count(*)"])
+
+    def properties(self, collection: str) -> dict[str, str]:
+        """What is kept with a collection, in this thread."""
+        found = self.client.describe_collection(collection, timeout=self.timeout_seconds).get("properties", {})
+        return {str(key): str(value) for key, value in found.items()}
+
+    def set_properties(self, collection: str, properties: Mapping[str, str]) -> None:
+        """Keep something with a collection, in this thread."""
+        self.client.alter_collection_properties(collection, dict(properties), timeout=self.timeout_seconds)
 
     def scan(self, collection: str, condition: str, fields: Sequence[str]) -> Iterator[list[Row]]:
         """Rows in batches, as the last strong read left them."""
@@ -238,6 +261,7 @@ def _connect(settings: MilvusSettings, token: str) -> MilvusClient:
         Path(settings.uri).parent.mkdir(parents=True, exist_ok=True)
         # It logs, with a traceback, every call of the client that it does not have (AllocTimestamp).
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
+        logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)  # likewise: a file that does not open
     else:
         _check_port(settings.uri)
     try:
@@ -279,7 +303,7 @@ def _lite_refusal(uri: str, error: Exception) -> str:
     except BlockingIOError:
         return f"milvus.uri: {uri}: the file is open in another process; wait for it to end, or end it"
     except OSError as reason:
-        return f"milvus.uri: {uri}: is no Milvus Lite file, or cannot be written: {reason}"
+        return f"milvus.uri: {uri}: is no Milvus Lite file, or cannot be written: {reason.strerror}; name another file"
     return f"milvus.uri: {uri}: cannot be opened: {_short(error)}"
 
 
@@ -297,7 +321,8 @@ def translating() -> Iterator[None]:
         yield
     except MilvusException as error:
         mistake = type(error) is not MilvusException and not isinstance(error, _TRANSIENT_ERRORS)
-        permanent = mistake or error.code in _PERMANENT_CODES
+        worded = any(words in str(error) for words in _PERMANENT_WORDS)
+        permanent = mistake or worded or error.code in _PERMANENT_CODES
         kind, says = (IndexRefused, "refuses") if permanent else (IndexUnavailable, "does not answer as it should")
         raise kind(f"Milvus {says}: {_short(error)}") from error
     except (grpc.RpcError, ConnectionError) as error:

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,23 +10,21 @@ from pathlib import Path
 import numpy as np
 from pydantic import SecretStr
 
+from nightloom.audit import Audit, named
 from nightloom.corpus import Corpus
 from nightloom.documents import Listing, Quarantined
-from nightloom.embedding import Embedder, Vectors
-from nightloom.errors import DocumentError, NightFailed, NightloomError, Outcome
+from nightloom.embedding import Embedder, Vectors, unusable
+from nightloom.errors import DocumentError, Held, IndexRefused, NightFailed, NightloomError, Outcome
 from nightloom.evaluation import GoldenQueries, Judged, Scores, ask_all, judge, load_golden, score
 from nightloom.fingerprint import fingerprint
 from nightloom.gate import check_quarantine, check_removals
 from nightloom.generations import Generation, disposable, half_built
-from nightloom.index import Index, open_index
+from nightloom.index import Index, open_index, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan
 from nightloom.progress import Progress
 from nightloom.reading import read_document
 from nightloom.report import DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
 from nightloom.splitting import Node, Splitter
-
-PROOF_DOCUMENTS = 8
-"""Documents that are read through the alias to prove a promotion."""
 
 
 class ShardNodes:
@@ -37,18 +35,43 @@ class ShardNodes:
         self.shard = shard
         self.nodes = nodes
         self.quarantined = quarantined
+        self.reused = 0
+
+    def quarantine(self, document: str, reason: str) -> None:
+        """Take a document out of the shard, by its id."""
+        ref = next(planned.ref for planned in self.shard.documents if planned.ref.id == document)
+        self.quarantined.append(Quarantined(ref.uri, ref.item, reason, ref.source))
+        self.nodes = [node for node in self.nodes if node.document.ref.id != document]
 
     @property
     def label(self) -> str:
-        """How task runs call it."""
-        return f"{len(self.nodes)} nodes of {self.shard.label}"
+        """How task runs call it: short, as the UI draws them in a graph."""
+        nodes = "node" if len(self.nodes) == 1 else "nodes"
+        return f"shard {self.shard.number}/{self.shard.count}: {len(self.nodes)} {nodes}"
 
 
 class Night:
     """One night over one corpus. No dataclass, for the same reason as `ShardNodes`."""
 
-    def __init__(self, corpus: Corpus, index: Index, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        index: Index,
+        folder: Path,
+        progress: Progress,
+        *,
+        allow_removals: bool = False,
+        repair: bool = False,
+    ) -> None:
         """Check what the user gave against itself and against the embedder.
+
+        Args:
+            corpus: The corpus.
+            index: Open; the caller closes it.
+            folder: For tonight's downloads.
+            progress: Told how far the night is.
+            allow_removals: Let any number of documents be gone tonight.
+            repair: Look at every row of the live generation, and index the documents again whose rows are not whole.
 
         Raises:
             InputError: Says what is wrong; nothing was written.
@@ -57,6 +80,8 @@ class Night:
         self.index = index
         self.folder = folder
         self.progress = progress
+        self.allow_removals = allow_removals
+        self.repair = repair
         self.started = datetime.now(UTC)
         self.golden: GoldenQueries | None = load_golden(corpus.evaluation) if corpus.evaluation else None
         self.embedder = Embedder(corpus.embedder)
@@ -66,31 +91,56 @@ class Night:
         self.generations: list[Generation] = []
         self.live: Generation | None = None
         self.live_heads: dict[str, Head] = {}
+        self.damaged: frozenset[str] = frozenset()
         self.target: Generation | None = None
         self.plan: Plan = make_plan(Listing(()), {}, {}, self.fingerprint)
         self.judged: Judged | None = None
         self.scores: Scores | None = None
         self.versions: dict[str, str] = {}
         self.quarantined: list[Quarantined] = []
+        self.warnings: list[str] = []
         self.nodes = NodeCounts()
         self.truncated_tokens = 0
+        self._reused = 0
         self._creating = asyncio.Lock()
+        self._claimed = self._resumed = self._promoted = False
 
     async def read_state(self) -> None:
         """Read from Milvus what is live, and what an earlier night left half-built."""
         self.generations = await self.index.generations()
         self.live = next((generation for generation in self.generations if generation.live), None)
-        self.target = half_built(self.generations, self.fingerprint)
         if self.live:
-            self.live_heads = await self.index.heads(self.live.name)
-            if not self.live.promoted:
-                await self.index.mark_promoted(self.live.name)
+            await self._read_live(self.live)
+        self.target = self.live if self.in_place else half_built(self.generations, self.fingerprint)
+
+    async def _read_live(self, live: Generation) -> None:
+        rows, self.live_heads = await self.index.contents.read(live.name)
+        if not live.promoted:  # the night that switched to it died before it could say so
+            await self.index.finish(live.name)
+        interrupted = live.promoted and live.writer != ""
+        if self.repair or interrupted or rows != sum(head.total for head in self.live_heads.values()):
+            found = await self.index.contents.audit(live.name)
+            self.damaged = found.damaged
+            if found.findings:
+                self.warnings.append(
+                    f"rows of the live generation were not whole, and are made anew: {named(found.findings)}"
+                )
+            elif interrupted:  # in place, and every document was whole when it died
+                await self.index.finish(live.name)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether tonight writes where readers read: vectors of two fingerprints never share a collection."""
+        wanted = self.corpus.index.update == "in_place"
+        return wanted and self.live is not None and self.live.fingerprint == self.fingerprint
 
     def validators(self) -> Mapping[str, str]:
-        """What sources gave for a conditional request, by document id; empty where everything must be read again."""
+        """What sources gave for a conditional request, by document id, for documents that need not be read again."""
         if self.live is None or self.live.fingerprint != self.fingerprint:
             return {}
-        return {key: head.validator for key, head in self.live_heads.items() if head.validator}
+        return {
+            key: head.validator for key, head in self.live_heads.items() if head.validator and key not in self.damaged
+        }
 
     async def make_plan(self, listing: Listing) -> tuple[Shard, ...]:
         """Compare the listing with the index, and deal the work out into shards.
@@ -99,15 +149,36 @@ class Night:
             EvaluationInputError: Judgements name documents that are not in the corpus.
             Held: Suspiciously many documents are gone.
         """
-        built = await self.index.heads(self.target.name) if self.target else {}
-        self.plan = make_plan(listing, self.live_heads, built, self.fingerprint)
+        built = None if self.target is None or self.in_place else await self.index.contents.audit(self.target.name)
+        self.plan = make_plan(listing, self.live_heads, built.sound if built else {}, self.fingerprint, self.damaged)
         self.quarantined = list(self.plan.quarantined)
         self.versions = {key: head.version for key, head in self.plan.done.items()}
         self._judge(listing)
-        check_removals(len(self.plan.removed), len(self.live_heads), self.corpus.gate)
-        if self.target:
-            await self.index.keep_only(self.target.name, self.versions)
+        self._check_removals()
+        if built and self.target:
+            await self._resume(self.target, built)
         return deal_out(self.plan.work, self.corpus.shards)
+
+    def _check_removals(self) -> None:
+        removed, live = len(self.plan.removed), len(self.live_heads)
+        if not self.allow_removals:
+            check_removals(removed, live, self.corpus.gate)
+        elif removed:
+            self.warnings.append(f"{removed} of {live} live documents are gone, as this run was told to allow")
+
+    async def _resume(self, target: Generation, built: Audit) -> None:
+        """Go on with a half-built generation: whatever is not whole and right in it is deleted and made again."""
+        live = {key: head.version for key, head in self.live_heads.items()}
+        if live == self.versions | {key: head.version for key, head in self.plan.unchanged.items()}:
+            self.target = None  # what it was begun for is no more: readers already see tonight's documents
+            return
+        await self._claim(target)
+        self._resumed = True
+        await self.index.contents.delete_documents(target.name, built.documents - self.plan.done.keys())
+
+    async def _claim(self, target: Generation) -> None:
+        await self.index.contents.claim(target.name)
+        self._claimed = True
 
     def _judge(self, listing: Listing) -> None:
         if self.golden is None:
@@ -129,10 +200,75 @@ class Night:
                 quarantined.append(Quarantined(ref.uri, ref.item, str(error), ref.source))
         return ShardNodes(shard, nodes, quarantined)
 
+    async def embed(self, work: ShardNodes) -> Vectors:
+        """Embed the nodes of a shard; those of a document that only changed its URI take the vectors it had.
+
+        A document with an embedding that is zero or not finite is quarantined.
+
+        Returns:
+            float32, shape (n, dim), for the n nodes that the shard has then.
+
+        Raises:
+            EmbeddingError: The embedder gave a wrong number of vectors.
+        """
+        known = await self._known_vectors(work)
+        texts = [node.text for node in work.nodes if (node.version, node.text) not in known]
+        self.truncated_tokens += await asyncio.to_thread(self.embedder.truncated_tokens, texts)
+        fresh = iter(await self.embedder.embed_texts(texts) if texts else ())
+        found = [(node, known.get((node.version, node.text))) for node in work.nodes]
+        vectors = np.stack([next(fresh) if vector is None else vector for _, vector in found])
+        work.reused = len(work.nodes) - len(texts)
+        bad = unusable(vectors)
+        documents = [node.document.ref.id for node in work.nodes]
+        refused = {key for key, is_bad in zip(documents, bad, strict=True) if is_bad}
+        for key in sorted(refused):
+            work.quarantine(key, "the embedder gave a vector that is zero or not finite")
+        kept: Vectors = vectors[[key not in refused for key in documents]]
+        return kept
+
+    async def _known_vectors(self, work: ShardNodes) -> dict[tuple[str, str], Vectors]:
+        twins = {planned.twin for planned in work.shard.documents if planned.twin}
+        return await self.index.contents.vectors(self._live().name, twins) if twins else {}
+
     async def insert(self, work: ShardNodes, vectors: Vectors) -> int:
-        """Write the nodes of a shard to tonight's generation, which begins with the first of them."""
+        """Write the nodes of a shard to tonight's generation, which begins with the first of them.
+
+        A document that Milvus refuses for good is found by halving, and quarantined.
+
+        Returns:
+            Rows acknowledged.
+        """
         target = await self.open_target(vectors.shape[1])
-        return await self.index.upsert(target.name, work.nodes, vectors)
+        return await self._insert(target.name, work, work.nodes, vectors)
+
+    async def _insert(self, target: str, work: ShardNodes, nodes: list[Node], vectors: Vectors) -> int:
+        totals = {node.document.ref.id: node.total for node in nodes}
+        broken = (totals.keys() & self.damaged) if self.in_place else set()
+        try:
+            if broken:
+                await self.index.contents.delete_documents(target, broken)
+            return await self.index.contents.upsert(target, nodes, vectors, self._shrunk(totals, broken))
+        except IndexRefused as error:
+            if len(totals) == 1:
+                (key,) = totals
+                if not self.in_place:
+                    await self.index.contents.delete_documents(target, totals)
+                work.quarantine(key, str(error))
+                return 0
+            half = set(list(totals)[: len(totals) // 2])
+            first = [node.document.ref.id in half for node in nodes]
+            rows = 0
+            for part in (first, [not is_first for is_first in first]):
+                some = [node for node, wanted in zip(nodes, part, strict=True) if wanted]
+                rows += await self._insert(target, work, some, vectors[part])
+            return rows
+
+    def _shrunk(self, totals: Mapping[str, int], broken: Collection[str]) -> dict[str, int]:
+        """New totals of documents that have more nodes where they are written."""
+        if not self.in_place:
+            return {}
+        old = {key: self.live_heads[key].total for key in totals if key in self.live_heads and key not in broken}
+        return {key: totals[key] for key, total in old.items() if total > totals[key]}
 
     async def open_target(self, dim: int) -> Generation:
         """Tonight's generation, created when first needed: a night without changes leaves nothing behind."""
@@ -140,19 +276,37 @@ class Night:
             if self.target is None:
                 now = datetime.now(UTC)
                 self.target = await self.index.create(self.fingerprint, dim, self.generations, now)
+            elif not self._claimed:
+                await self.index.contents.claim(self.target.name)
+            self._claimed = True
             return self.target
 
     def count_shard(self, work: ShardNodes, written: int) -> None:
         """Take a shard that is in the index into the counts."""
         self.versions |= {node.document.ref.id: node.version for node in work.nodes}
         self.quarantined += work.quarantined
-        self.nodes.embedded += written
+        reused = min(work.reused, written)
+        self._reused += reused
+        self.nodes.copied += reused
+        self.nodes.embedded += written - reused
         self.progress.shard_done(len(work.shard.documents), written)
+
+    @property
+    def gone(self) -> set[str]:
+        """Ids of documents that the live generation has rows of, and tonight's index will not."""
+        kept = self.plan.unchanged.keys() | self.plan.done.keys() | self._kept
+        return (self.live_heads.keys() | self.damaged) - kept - {planned.ref.id for planned in self.plan.work}
+
+    @property
+    def _kept(self) -> set[str]:
+        """Ids of documents that could not be taken tonight, and stay as they are live."""
+        return ({entry.id for entry in self.quarantined} & self.live_heads.keys()) - self.damaged
 
     @property
     def has_changes(self) -> bool:
         """Whether readers would see anything else tomorrow."""
-        return self.target is not None or bool(self.plan.removed)
+        begun = self._claimed if self.in_place else self.target is not None
+        return begun or bool(self.gone)
 
     def check_taken(self) -> None:
         """Hold or fail a night in which too many documents were quarantined.
@@ -164,10 +318,18 @@ class Night:
         count, listed = len(self.quarantined), self.plan.listed
         if count == listed:
             raise NightFailed(f"every document was quarantined; the first: {self.quarantined[0].reason}")
-        check_quarantine(count, listed, self.corpus.gate)
+        try:
+            check_quarantine(count, listed, self.corpus.gate)
+        except Held as error:
+            if not self.in_place:
+                raise
+            self.warnings.append(f"{error} (readers see it already: the index is updated in place)")
 
-    async def copy_unchanged(self) -> int:
-        """Copy to tonight's generation what stays as it was, yesterday's nodes of quarantined documents included.
+    async def settle(self) -> int:
+        """Bring in what stays as it was, yesterday's nodes of quarantined documents included, and leave out the rest.
+
+        A new generation gets these rows as copies, vectors and all. In place they are there, and what is gone from the
+        corpus is deleted.
 
         Returns:
             Rows copied.
@@ -176,14 +338,30 @@ class Night:
             if self.target is None:
                 raise NightFailed("nothing of tonight's documents could be indexed")
             return 0
-        target = await self.open_target(await self.index.dim(self.live.name))
-        kept = {entry.id for entry in self.quarantined} & self.live_heads.keys()
-        versions = {key: self.live_heads[key].version for key in {*self.plan.unchanged, *kept}}
-        rows = await self.index.copy(self.live.name, target.name, versions)
+        staying = {key: self.live_heads[key] for key in {*self.plan.unchanged, *self._kept}}
+        versions = {key: head.version for key, head in staying.items()}
+        if self.in_place:
+            target, rows = await self.open_target(0), 0
+            await self.index.contents.delete_documents(target.name, self.gone | self._lost)
+        else:
+            target = await self.open_target(await self.index.contents.dim(self.live.name))
+            rows = await self.index.contents.copy(self.live.name, target.name, versions)
         self.versions |= versions
-        self.nodes.copied = rows
-        self.nodes.deleted = sum(head.total for head in self.live_heads.values()) - rows
+        self.nodes.copied = self._reused + rows
+        before = sum(head.total for head in self.live_heads.values())
+        done = [head for head in self.plan.done.values() if self._is_live(head)]
+        self.nodes.deleted = before - sum(head.total for head in (*staying.values(), *done))
         return rows
+
+    def _is_live(self, head: Head) -> bool:
+        """Whether readers see this version of a document already."""
+        live = self.live_heads.get(head.document)
+        return live is not None and live.version == head.version
+
+    @property
+    def _lost(self) -> set[str]:
+        """Ids of documents that could not be taken tonight, and whose live rows are not whole either."""
+        return {entry.id for entry in self.quarantined} & self.damaged
 
     async def verify(self) -> int:
         """Check that tonight's generation holds exactly tonight's documents.
@@ -192,8 +370,14 @@ class Night:
             IndexInconsistent: Names the documents that are wrong.
         """
         target = self._target()
-        self.nodes.total = await self.index.verify(target.name, self.versions)
-        await self.index.flush(target.name)
+        lost = [entry.uri for entry in self.quarantined if entry.id in self._lost]
+        if lost:
+            self.warnings.append(
+                f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(lost)}"
+            )
+        contents = self.index.contents
+        self.nodes.total = await contents.verify(target.name, self.versions, every_row=self._resumed)
+        await contents.flush(target.name)
         return self.nodes.total
 
     @property
@@ -216,30 +400,47 @@ class Night:
         return self.scores
 
     async def promote(self) -> None:
-        """Let readers see tonight's generation, proven through the alias."""
-        target = self._target()
-        await self.index.promote(target.name, self._proof())
-        await self.index.mark_promoted(target.name)
+        """Let readers see tonight's generation, proven through the alias; in place, only close what was written.
 
-    def _proof(self) -> dict[str, str | None]:
-        live = {key: head.version for key, head in self.live_heads.items()}
-        differing = [key for key in {*live, *self.versions} if live.get(key) != self.versions.get(key)]
-        return {key: self.versions.get(key) for key in sorted(differing)[:PROOF_DOCUMENTS]}
+        Raises:
+            IndexTaken: Another night has gone over this one, or readers were switched meanwhile.
+        """
+        target = self._target()
+        if not self._promoted:
+            await self.index.contents.check_claim(target.name)
+            if not self.in_place:
+                before = {key: head.version for key, head in self.live_heads.items()}
+                live = self.live.name if self.live else None
+                await self.index.promote(target.name, proof_of(before, self.versions), instead_of=live)
+            self._promoted = True
+        await self.index.finish(target.name)
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether there may be generations that need not stay."""
+        return self.has_changes or bool(disposable(self.generations, self.corpus.index.keep))
 
     async def prune(self) -> list[str]:
-        """Drop the generations that need not stay.
+        """Drop the generations that need not stay; one that was begun after this night is not its own to drop.
 
         Returns:
             Their names.
         """
-        dropped = disposable(await self.index.generations(), self.corpus.gate.keep)
-        for generation in dropped:
-            await self.index.drop(generation)
-        return [generation.name for generation in dropped]
+        known = {generation.name for generation in self.generations}
+        found = disposable(await self.index.generations(), self.corpus.index.keep)
+        dropped = [generation for generation in found if generation.name in known]
+        return [generation.name for generation in dropped if await self.index.drop(generation)]
+
+    @property
+    def outcome(self) -> Outcome:
+        """How a night ends that came to its end."""
+        return "promoted" if self.has_changes else "unchanged"
 
     @property
     def summary(self) -> str:
-        """Why readers see a new generation, in a sentence."""
+        """What came of the night, in a sentence."""
+        if not self.has_changes:
+            return "the index already holds every document in tonight's version"
         if self.live is None:
             return "the first generation of this index"
         if self.live.fingerprint != self.fingerprint:
@@ -247,7 +448,8 @@ class Night:
                 "another fingerprint (loader, splitter, embedder, schema or metric): every document was embedded again"
             )
         report = self.report("promoted", "").documents
-        return f"{report.added} documents added, {report.changed} changed, {report.removed} removed"
+        where = "in place: " if self.in_place else ""
+        return f"{where}{report.added} documents added, {report.changed} changed, {report.removed} removed"
 
     def _target(self) -> Generation:
         if self.target is None:
@@ -262,12 +464,13 @@ class Night:
     def report(self, outcome: Outcome, reason: str) -> RunReport:
         """What the night has done so far."""
         generation = self.target or self.live
-        if not self.target:
+        if not self.target or not self.has_changes:
             self.nodes.total = sum(head.total for head in self.live_heads.values())
         quarantined = {entry.id for entry in self.quarantined}
         indexed = {planned.ref.id for planned in self.plan.work} | self.plan.done.keys()
         indexed -= quarantined
-        changed = indexed & self.live_heads.keys()
+        already = {key for key, head in self.plan.done.items() if self._is_live(head)}
+        changed = (indexed & self.live_heads.keys()) - already
         scores = dict(self.live.scores) if self.live and self.golden and not self.scores else None
         return RunReport(
             corpus=self.corpus.name,
@@ -278,9 +481,9 @@ class Night:
             started=self.started,
             documents=DocumentCounts(
                 listed=self.plan.listed,
-                added=len(indexed) - len(changed),
+                added=len(indexed - self.live_heads.keys()),
                 changed=len(changed),
-                unchanged=len(self.plan.unchanged),
+                unchanged=len(self.plan.unchanged) + len(already - quarantined),
                 removed=len(self.plan.removed),
                 quarantined=len(self.quarantined),
             ),
@@ -293,6 +496,7 @@ class Night:
             scores=dict(self.scores.means) if self.scores else scores or None,
             queries=self._query_counts(),
             quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in self.quarantined],
+            warnings=self.warnings,
         )
 
     def _query_counts(self) -> QueryCounts | None:
@@ -312,15 +516,19 @@ async def evaluate(index: Index, collection: str, embedder: Embedder, judged: Ju
     rankings = await ask_all(
         judged,
         dict(zip(keys, vectors, strict=True)),
-        lambda vector, limit: index.search(collection, vector, limit),
+        lambda vector, limit: index.contents.search(collection, vector, limit),
         concurrency,
     )
     return score(judged, rankings)
 
 
 @asynccontextmanager
-async def open_night(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[Night]:
+async def open_night(
+    corpus: Corpus, token: SecretStr | None, *, allow_removals: bool = False, repair: bool = False
+) -> AsyncIterator[Night]:
     """Open everything that a night needs; its downloads are gone when it ends.
+
+    The arguments are those of `Night`.
 
     Raises:
         InputError: Corpus, embedder, golden queries or Milvus are not as they should be; nothing was written.
@@ -328,7 +536,9 @@ async def open_night(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[N
     progress = Progress()
     with tempfile.TemporaryDirectory(prefix="nightloom-") as folder:
         async with open_index(corpus.milvus, corpus.name, token) as index:
-            night = await asyncio.to_thread(Night, corpus, index, Path(folder), progress)
+            night = await asyncio.to_thread(
+                Night, corpus, index, Path(folder), progress, allow_removals=allow_removals, repair=repair
+            )
             await night.read_state()
             yield night
 

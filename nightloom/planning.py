@@ -1,6 +1,6 @@
 """What tonight has to do: each document of the corpus against what the index already holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from nightloom.corpus import ShardSettings
@@ -30,10 +30,15 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A document that must be loaded, split and embedded, and the version that it will have."""
+    """A document that must be loaded, split and embedded, and the version that it will have.
+
+    Attributes:
+        twin: Id of a live document with the same content at another URI, whose vectors can be taken; "" for none.
+    """
 
     ref: DocumentRef
     version: str
+    twin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,13 @@ class Plan:
     quarantined: tuple[Quarantined, ...]
 
 
-def make_plan(listing: Listing, live: Mapping[str, Head], built: Mapping[str, Head], fingerprint: str) -> Plan:
+def make_plan(
+    listing: Listing,
+    live: Mapping[str, Head],
+    built: Mapping[str, Head],
+    fingerprint: str,
+    damaged: Collection[str] = frozenset(),
+) -> Plan:
     """Compare the listing with the heads of the live generation and of a half-built one.
 
     Args:
@@ -67,20 +78,22 @@ def make_plan(listing: Listing, live: Mapping[str, Head], built: Mapping[str, He
         live: Heads of the live generation by document id; empty on the first night.
         built: Heads of a half-built generation with tonight's fingerprint; empty where there is none.
         fingerprint: Tonight's.
+        damaged: Ids of documents whose rows in the live generation are not whole: these are indexed again.
     """
     work: list[Planned] = []
     done: dict[str, Head] = {}
     unchanged: dict[str, Head] = {}
+    twins = {head.version: key for key, head in live.items() if key not in damaged}
     for ref in listing.documents:
         key = ref.id
         old = live.get(key)
         version = old.version if ref.content is None and old else version_of(ref.content or "", fingerprint)
         if key in built and built[key].version == version:
             done[key] = built[key]
-        elif old and old.version == version:
+        elif old and old.version == version and key not in damaged:
             unchanged[key] = old
         else:
-            work.append(Planned(ref, version))
+            work.append(Planned(ref, version, twins.get(version, "")))
     listed = {ref.id for ref in listing.documents} | {entry.id for entry in listing.quarantined}
     return Plan(
         listed=len(listed),
@@ -103,10 +116,9 @@ class Shard:
 
     @property
     def label(self) -> str:
-        """How task runs and messages call it."""
-        first = self.documents[0].ref.uri
-        others = f" and {len(self.documents) - 1} more" if len(self.documents) > 1 else ""
-        return f"shard {self.number}/{self.count}: {first}{others}"
+        """How task runs call it: short, as the UI draws them in a graph."""
+        documents = "document" if len(self.documents) == 1 else "documents"
+        return f"shard {self.number}/{self.count}: {len(self.documents)} {documents}"
 
 
 def deal_out(work: tuple[Planned, ...], limits: ShardSettings) -> tuple[Shard, ...]:

@@ -75,6 +75,7 @@ class RunReport(ReportPart):
     scores: dict[str, float] | None = Field(None, description="Mean by metric; null where there are no golden queries.")
     queries: QueryCounts | None = Field(None, description="Null where no query was asked tonight.")
     quarantine: list[QuarantineEntry] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list, description="What did not stop the night, and wants a look.")
 
 
 def escape(text: str) -> str:
@@ -112,6 +113,7 @@ def to_markdown(report: RunReport) -> str:
             ],
         ),
         *_scores(report),
+        *(f"**Warning:** {escape(warning)}" for warning in report.warnings),
         "## Documents\n\n" + _count_row(report.documents),
         "## Nodes\n\n" + _count_row(report.nodes),
         *_quarantine(report),

@@ -1,22 +1,32 @@
 """Rows: what a node is in Milvus, and what comes back of it."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nightloom.documents import ID_HEX_DIGITS
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexRefused
+from nightloom.planning import Head
 from nightloom.splitting import Node
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
 
 READ_ROWS = 2_000
 """Rows of a batch that is read, and of a request that copies it."""
 WRITE_ROWS = 500
 """Rows of a request that inserts; each holds at most 60,000 bytes of text and its embedding."""
 REQUEST_BYTES = 8_000_000
+FILTER_DOCUMENTS = 100
+"""Documents that one filter names."""
+
+HEADS = "position == 0"
+NOT_HEADS = "position > 0"
+ALL_ROWS = "position >= 0"
+HEAD_FIELDS = ("document_id", "version", "total", "uri", "item", "validator")
 
 _ID = re.compile(rf"[0-9a-f]{{{ID_HEX_DIGITS}}}")
 
@@ -86,6 +96,18 @@ def hit_of(node: Any, score: float) -> Hit:
     )
 
 
+def head_of(row: Row) -> Head:
+    """The head that a row with `HEAD_FIELDS` is."""
+    return Head(
+        row["document_id"],
+        row["version"],
+        row["total"],
+        row["uri"],
+        str(row.get("item") or row["uri"]),
+        str(row.get("validator") or ""),
+    )
+
+
 def requests(rows: list[Row]) -> Iterator[list[Row]]:
     """Rows in requests within the bounds in rows and bytes; a request of Milvus holds 64 MB."""
     request: list[Row] = []
@@ -110,3 +132,26 @@ def checked_id(value: str) -> str:
     if not _ID.fullmatch(value):
         raise IndexRefused(f"{value!r} is no id of {ID_HEX_DIGITS} hex digits, and goes into no filter")
     return value
+
+
+def parts(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """Documents in parts that one filter can name."""
+    return [items[start : start + FILTER_DOCUMENTS] for start in range(0, len(items), FILTER_DOCUMENTS)]
+
+
+def among(documents: Iterable[str]) -> str:
+    """The filter for the rows of these documents.
+
+    Raises:
+        IndexRefused: One of them is no id.
+    """
+    return f"document_id in {json.dumps([checked_id(key) for key in documents])}"
+
+
+def beyond(totals: Mapping[str, int]) -> str:
+    """The filter for rows of documents at or beyond a position, by document id.
+
+    Raises:
+        IndexRefused: One of them is no id.
+    """
+    return " or ".join(f'(document_id == "{checked_id(key)}" and position >= {int(at)})' for key, at in totals.items())

@@ -71,6 +71,8 @@ def show_report(console: Console, report: RunReport) -> None:
     if report.file:
         table.add_row("report", Text(report.file))
     console.print(table)
+    for warning in report.warnings:
+        console.print(f"warning: {plain(warning)}", style="yellow", markup=False, highlight=False, emoji=False)
     for entry in report.quarantine[:10]:
         console.print(
             f"quarantined {plain(entry.uri)}: {plain(entry.reason)}", markup=False, highlight=False, emoji=False

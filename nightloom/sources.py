@@ -14,6 +14,7 @@ from nightloom.documents import DocumentRef, Listing, Quarantined, Span
 from nightloom.errors import SourceError
 
 READ_BYTES = 1 << 20
+MEND = "under [[sources]] in the corpus file, mend its"
 
 
 def list_source(source: SourceSettings) -> Listing:
@@ -31,8 +32,12 @@ def list_source(source: SourceSettings) -> Listing:
     return _list_file(source, source.path)
 
 
-def one_listing(listings: list[Listing]) -> Listing:
+def one_listing(listings: list[Listing], sources: Iterable[SourceSettings] = ()) -> Listing:
     """All sources as one listing, in order of URI.
+
+    Args:
+        listings: One for each source.
+        sources: They, for the message where they hold nothing.
 
     Raises:
         SourceError: No document at all, or two with the same URI.
@@ -45,7 +50,10 @@ def one_listing(listings: list[Listing]) -> Listing:
                 raise SourceError(_twice(document, other))
     quarantined = tuple(item for listing in listings for item in listing.quarantined)
     if not documents and not quarantined:
-        raise SourceError("no document found in any source; check path, include and exclude in the corpus file")
+        places = ", ".join(str(source.path or source.jsonl or source.label) for source in sources) or "any source"
+        raise SourceError(
+            f"no document found in {places}; check path, include and exclude under [[sources]] in the corpus file"
+        )
     return Listing(tuple(documents[uri] for uri in sorted(documents)), quarantined)
 
 
@@ -65,10 +73,9 @@ def _twice(document: DocumentRef, other: DocumentRef) -> str:
     where = " and ".join(
         f"{ref.path}{f' line {ref.span.line}' if ref.span else ''}" for ref in (other, document) if ref.path
     )
-    return (
-        f"{document.uri}: the same document twice ({where or 'the same URL'}); exclude one, or give one of the sources"
-        " another name"
-    )
+    one_file = document.span is not None and document.path == other.path
+    cure = "give each line an id of its own" if one_file else "exclude one, or give one of the sources another name"
+    return f"{document.uri}: the same document twice ({where or 'the same URL'}); {cure}"
 
 
 def _list_folder(source: SourceSettings, folder: Path) -> Listing:
@@ -89,9 +96,9 @@ def _one_line(name: str) -> str:
 
 def _list_file(source: SourceSettings, file: Path) -> Listing:
     if not file.exists():
-        raise SourceError(f"source {source.label!r}: {file}: there is no such file or folder")
+        raise SourceError(f"source {source.label!r}: {file}: there is no such file or folder; {MEND} path")
     if not file.is_file():
-        raise SourceError(f"source {source.label!r}: {file}: is neither a file nor a folder")
+        raise SourceError(f"source {source.label!r}: {file}: is neither a file nor a folder; {MEND} path")
     uri = source.name or file.name
     return listing_of([_hashed(source, file, uri, file.name)])
 
@@ -145,7 +152,7 @@ def _list_jsonl(source: SourceSettings, file: Path) -> Listing:
     try:
         stream = file.open("rb")
     except OSError as error:
-        raise SourceError(f"source {source.label!r}: {file}: {error.strerror}") from None
+        raise SourceError(f"source {source.label!r}: {file}: {error.strerror}; {MEND} jsonl") from None
     documents, offset = [], 0
     with stream:
         for number, line in enumerate(stream, 1):
@@ -190,7 +197,9 @@ def parse_jsonl_row(line: bytes, file: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: line {number}: not a JSON object: {error}; mend or remove the line") from None
+        # Its own text counts lines from this one.
+        why = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+        raise SourceError(f"{file}: line {number}: not a JSON object: {why}; mend or remove the line") from None
     if not isinstance(row, dict):
         raise SourceError(f"{file}: line {number}: not a JSON object but {type(row).__name__}; mend or remove the line")
     return row
@@ -207,5 +216,8 @@ def _string(row: dict[str, Any], field: str, file: Path, number: int) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise SourceError(f"{file}: line {number}: field {field!r} holds {type(value).__name__}, not a string")
+        raise SourceError(
+            f"{file}: line {number}: field {field!r} holds {type(value).__name__}, not a string;"
+            " mend the line, or name another field under [[sources]] in the corpus file"
+        )
     return value

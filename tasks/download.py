@@ -27,7 +27,7 @@ async def download_all(night: Night) -> Listing:
     """
     with night.progress.stage("download"):
         listings = [await download_source(night, source) for source in night.corpus.sources]
-        return one_listing(listings)
+        return one_listing(listings, night.corpus.sources)
 
 
 async def download_source(night: Night, source: SourceSettings) -> Listing:

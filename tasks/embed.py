@@ -1,7 +1,5 @@
 """Embed: the nodes of a shard to vectors."""
 
-import asyncio
-
 from nightloom.embedding import Vectors
 from nightloom.night import Night, ShardNodes
 from tasks.policy import step
@@ -14,7 +12,5 @@ async def embed(night: Night, work: ShardNodes) -> Vectors:
     Returns:
         float32, shape (nodes, dim), in the order of the nodes.
     """
-    texts = [node.text for node in work.nodes]
     with night.progress.stage("embed"):
-        night.truncated_tokens += await asyncio.to_thread(night.embedder.truncated_tokens, texts)
-        return await night.embedder.embed_texts(texts)
+        return await night.embed(work)

@@ -18,15 +18,15 @@ async def insert(night: Night, work: ShardNodes, vectors: Vectors) -> int:
         return await night.insert(work, vectors)
 
 
-@step("copy", run_name="copy unchanged documents of {night.corpus.name}", timeout_seconds=4 * 3600)
-async def copy_unchanged(night: Night) -> int:
-    """Copy what stays as it was from the live generation, vectors and all.
+@step("settle", run_name="settle unchanged documents of {night.corpus.name}", timeout_seconds=4 * 3600)
+async def settle(night: Night) -> int:
+    """Copy what stays as it was from the live generation, vectors and all; in place, delete what is gone.
 
     Returns:
-        Rows acknowledged.
+        Rows copied.
     """
     with night.progress.stage("copy"):
-        rows = await night.copy_unchanged()
+        rows = await night.settle()
     get_run_logger().info("%d rows copied, no embedding computed for them", rows)
     return rows
 

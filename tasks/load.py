@@ -14,6 +14,8 @@ async def load(night: Night, shard: Shard) -> ShardNodes:
     """Read and split a shard; documents that cannot be taken are quarantined, and the others go on."""
     with night.progress.stage("load"):
         work = await asyncio.to_thread(night.load, shard)
+    first, last = (shard.documents[at].ref.uri for at in (0, -1))
+    get_run_logger().info("%r to %r: %d nodes", first, last, len(work.nodes))
     for entry in work.quarantined:
         get_run_logger().warning("quarantined %r: %s", entry.uri, entry.reason)
     return work

@@ -8,9 +8,15 @@ from tasks.policy import step
 
 @step("promote", run_name="promote {night.corpus.name}", timeout_seconds=600)
 async def promote(night: Night) -> None:
-    """Switch the alias, prove it by reads through it, and drop what need not stay."""
+    """Switch the alias, and prove it by reads through it."""
     with night.progress.stage("promote"):
         await night.promote()
+
+
+@step("prune", run_name="prune {night.corpus.name}", timeout_seconds=600)
+async def prune(night: Night) -> None:
+    """Drop the generations that need not stay."""
+    with night.progress.stage("promote"):
         dropped = await night.prune()
     if dropped:
         get_run_logger().info("dropped %s", ", ".join(dropped))

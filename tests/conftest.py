@@ -33,9 +33,11 @@ os.environ.update(
 )
 
 from deployments.local_milvus import LocalMilvusUnavailable, local_milvus  # noqa: E402  the environment comes first
-from nightloom.corpus import EmbedderSettings  # noqa: E402  the environment comes first
+from nightloom.corpus import EmbedderSettings  # noqa: E402
+from nightloom.documents import document_id  # noqa: E402
 from nightloom.embedding import Embedder  # noqa: E402
 from tests.builders import MODEL, ROOT  # noqa: E402
+from tests.nights import TEXTS, Home  # noqa: E402
 
 # A busy machine is slow, and no property is about time.
 hypothesis.settings.register_profile(
@@ -103,6 +105,16 @@ def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield server.uri
     except LocalMilvusUnavailable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """A corpus of five documents that no night has seen yet, for Milvus Lite and for a real server."""
+    uri = request.getfixturevalue("milvus_server") if request.param == "server" else "index.db"
+    new = Home(tmp_path, uri, f"test_{document_id(str(tmp_path))[:12]}")
+    new.write(TEXTS)
+    new.configure()
+    return new
 
 
 def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -65,6 +65,12 @@ CASES = {
         more="[splitting]\nmax_token = 64\n",
         early=True,
     ),
+    "wrong type": Case(
+        ("corpus.toml", "splitting.max_tokens: this should be a valid integer", "found 'many'"),
+        "should be",
+        more='[splitting]\nmax_tokens = "many"\n',
+        early=True,
+    ),
     "two sources with the same document": Case(
         ("pages/a.txt", "twice"),
         "exclude one",
@@ -72,15 +78,19 @@ CASES = {
         files={"more/pages/a.txt": "another"},
     ),
     "no document found": Case(
-        ("no document found",),
+        ("no document found in", "pages"),
         "check path, include and exclude",
         sources='[[sources]]\npath = "pages"\ninclude = ["*.md"]\n',
     ),
-    "missing folder": Case(("nowhere", "no such file or folder"), "source", sources='[[sources]]\npath = "nowhere"\n'),
+    "missing folder": Case(
+        ("nowhere", "no such file or folder"), "mend its path", sources='[[sources]]\npath = "nowhere"\n'
+    ),
     "too many tokens": Case(
         ("splitting.max_tokens = 512", "256", MODEL), "lower it", more="[splitting]\nmax_tokens = 512\n"
     ),
-    "unknown model": Case(("embedder.model", "nobody-has/this-model"), "HF_HUB_OFFLINE", model="nobody-has/this-model"),
+    "unknown model": Case(
+        ("embedder.model", "nobody-has/this-model"), "check the name and the network", model="nobody-has/this-model"
+    ),
     "pickle weights": Case(
         ("embedder.model", "not safetensors"),
         "convert them",
@@ -91,10 +101,13 @@ CASES = {
         ("qrels.tsv", "line 2", "nowhere.txt"), "corpus-id is", more=EVALUATION, files=golden("q1\tnowhere.txt\t1\n")
     ),
     "judgement of an unknown query": Case(
-        ("qrels.tsv", "line 3", "q2"), "queries.jsonl", more=EVALUATION, files=golden("q1\ta.txt\t1\nq2\ta.txt\t1\n")
+        ("qrels.tsv", "line 3", "q2", "queries.jsonl"),
+        "remove the line",
+        more=EVALUATION,
+        files=golden("q1\ta.txt\t1\nq2\ta.txt\t1\n"),
     ),
     "malformed JSONL line": Case(
-        ("rows.jsonl", "line 2"),
+        ("rows.jsonl", "line 2", "at character 23"),
         "mend or remove the line",
         sources='[[sources]]\njsonl = "rows.jsonl"\n',
         files={"rows.jsonl": '{"_id": "1", "text": "one"}\n{"_id": "2", "text": \n'},
@@ -102,13 +115,9 @@ CASES = {
 }
 
 
-def everything(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, run reports left out."""
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file() and file.parent.name != "reports"
-    }
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() if file.is_file() else None for file in folder.rglob("*")}
 
 
 def check_refused(done: subprocess.CompletedProcess[str], says: tuple[str, ...], advice: str) -> None:
@@ -128,8 +137,8 @@ class Run:
     """A finished run of the command line over a case, and the files before and after it."""
 
     done: subprocess.CompletedProcess[str]
-    before: dict[str, bytes]
-    after: dict[str, bytes]
+    before: dict[str, bytes | None]
+    after: dict[str, bytes | None]
 
 
 def run_case(case: Case, folder: Path, api: str) -> Run:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -84,8 +85,28 @@ def test_the_deployments_show_their_schedules(page: Page, url: str, picture: Pat
 
 def test_the_form_of_a_custom_run_helps(page: Page, url: str, deployed: Deployed, picture: Path) -> None:
     screenshots.open_form(page, url, deployed.deployments["demo"]["id"])
-    expect(page.get_by_text("In place of the whole of [splitting]").first).to_be_visible()
-    expect(page.get_by_label("Tokens a node").first).to_have_value("256")
+    expect(page.get_by_text("Over the keys of [splitting]").first).to_be_visible()
+    expect(page.get_by_label("Tokens a node").first).to_have_value("")
+
+
+def test_the_form_sends_the_keys_that_were_filled_in_and_no_other(
+    page: Page, url: str, deployed: Deployed, picture: Path
+) -> None:
+    """A default that was sent would replace the corpus file's model, and embed every document again."""
+    address = "**/create_flow_run"
+    page.route(address, lambda route: route.abort())  # no run begins
+    screenshots.open_form(page, url, deployed.deployments["demo"]["id"])
+    page.get_by_text("EmbedderChanges", exact=True).first.click()
+    page.get_by_label("Batch size").first.fill("16")
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/create_flow_run")) as sent:
+        page.get_by_role("button", name="Submit").click()
+    page.unroute(address)
+    run: Any = sent.value.post_data_json
+    given = {key: value for key, value in run["parameters"].items() if value is not None}
+    assert given.pop("corpus_file") == "corpora/demo.toml"
+    assert {key: value for key, value in given.pop("embedder").items() if value is not None} == {"batch_size": 16}
+    assert not any(given.pop("splitting", {}).values())
+    assert given == {}
 
 
 def test_the_classic_ui_shows_the_report_too(page: Page, url: str, first_night: Night, picture: Path) -> None:

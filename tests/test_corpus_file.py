@@ -5,18 +5,23 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
+from flows.nightly_reindex import nightly_reindex
+from nightloom.changes import SplittingChanges, changes_of
 from nightloom.corpus import (
     ALIAS_LENGTH,
     Corpus,
     GateSettings,
+    IndexSettings,
     MilvusSettings,
+    Section,
     ShardSettings,
     SourceSettings,
     SplittingSettings,
@@ -57,21 +62,22 @@ def test_a_name_and_a_source_are_enough(tmp_path: Path) -> None:
     assert (corpus.embedder.query_prefix, corpus.embedder.text_prefix, corpus.embedder.batch_size) == ("", "", 32)
     assert corpus.milvus == MilvusSettings(uri=str(tmp_path / "data" / "nightloom.db"), metric="COSINE")
     assert corpus.evaluation is None
-    assert corpus.gate == GateSettings(max_removed=0.2, max_quarantined=0.1, keep=2)
+    assert corpus.gate == GateSettings(max_removed=0.2, max_quarantined=0.1)
+    assert corpus.index == IndexSettings(update="generation", keep=2)
     assert corpus.shards == ShardSettings(documents=64, size_bytes=64_000, in_flight=3)
 
 
 def test_what_the_template_calls_a_default_is_one() -> None:
     template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
     commented = "\n".join(
-        re.sub(r"^# (?=\[(evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
+        re.sub(r"^# (?=\[(index|evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
         if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block)\b)", line)
     )
     written = tomllib.loads(commented)
-    assert {"splitting", "milvus", "evaluation", "gate", "shards", "reports"} <= written.keys()
+    assert {"splitting", "milvus", "index", "evaluation", "gate", "shards", "reports"} <= written.keys()
     defaults = load_corpus(None, {"name": "docs", "sources": [{"path": "docs"}]}, {})
-    for section in ("splitting", "embedder", "gate", "shards"):
+    for section in ("splitting", "embedder", "index", "gate", "shards"):
         assert written[section].items() <= getattr(defaults, section).model_dump().items()
     assert written["milvus"] | {"uri": ""} == {"uri": "", "metric": "COSINE", "timeout_seconds": 60}
     assert defaults.reports == Path.cwd() / written["reports"]
@@ -107,7 +113,7 @@ def test_a_hub_name_and_an_address_are_no_paths(tmp_path: Path) -> None:
 
 
 def test_a_loaded_corpus_loads_again_as_itself(tmp_path: Path) -> None:
-    corpus = load(tmp_path, f'{MINIMAL}exclude = ["old/**"]\n[splitting]\nmax_tokens = 99\n[gate]\nkeep = 0\n')
+    corpus = load(tmp_path, f'{MINIMAL}exclude = ["old/**"]\n[splitting]\nmax_tokens = 99\n[index]\nkeep = 0\n')
     sections = {key: getattr(corpus, key) for key in type(corpus).model_fields}
     assert load_corpus(None, sections, {}) == corpus
     plain = {key: value for key, value in corpus.model_dump().items() if value is not None}
@@ -157,11 +163,71 @@ def test_the_file_yields_to_the_environment_and_both_to_the_flow(tmp_path: Path)
     environ = {"NIGHTLOOM_SPLITTING__MAX_TOKENS": "100"}
     assert load(tmp_path, text).splitting == SplittingSettings(max_tokens=64, overlap_tokens=8)
     assert load(tmp_path, text, environ).splitting == SplittingSettings(max_tokens=100, overlap_tokens=8)
-    for section in (SplittingSettings(max_tokens=200), {"max_tokens": 200}):
-        given_section = {"splitting": section, "gate": None}
-        found = load(tmp_path, text, environ, given_section)
-        assert found.splitting == SplittingSettings(max_tokens=200), "a section replaces the whole section"
+    changes = {"max_tokens": 200, "overlap_tokens": None}
+    for section in (SplittingChanges.model_validate(changes), changes):
+        found = load(tmp_path, text, environ, {"splitting": section, "gate": None})
+        assert found.splitting == SplittingSettings(max_tokens=200, overlap_tokens=8), "a key that is left out is lost"
         assert found.gate == load(tmp_path, text).gate, "None counts as not given"
+
+
+def test_sources_replace_the_whole_list(tmp_path: Path) -> None:
+    sections = {"sources": [SourceSettings(jsonl=Path("rows.jsonl"))]}
+    (source,) = load(tmp_path, f'{MINIMAL}include = ["*.md"]\n', sections=sections).sources
+    assert (source.jsonl, source.path, source.include) == (tmp_path / "rows.jsonl", None, ("**/*",))
+
+
+SECTIONS = {name: info for name, info in Corpus.model_fields.items() if name not in {"name", "sources", "reports"}}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_flow_takes_every_key_of_every_section_and_asks_for_none(section: str) -> None:
+    schema = parameter_schema(nightly_reindex).model_dump()
+    (changes,) = [
+        schema["definitions"][kind["$ref"].rsplit("/", 1)[1]]
+        for kind in schema["properties"][section]["anyOf"]
+        if "$ref" in kind
+    ]
+    (settings,) = [kind for kind in section_kinds(section) if issubclass(kind, Section)]
+    assert changes["properties"].keys() == settings.model_fields.keys()
+    assert "required" not in changes
+    whole = settings.model_json_schema()["properties"]
+    for key, field in changes["properties"].items():
+        assert "default" not in field, "the form would send it once the section is opened"
+        limits = whole[key].keys() - {"default"}
+        assert {name: field[name] for name in limits} == {name: whole[key][name] for name in limits}
+
+
+def section_kinds(section: str) -> list[type[Any]]:
+    kind = SECTIONS[section].annotation
+    return [one for one in get_args(kind) or (kind,) if isinstance(one, type)]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_opened_section_with_nothing_in_it_changes_nothing(tmp_path: Path, section: str) -> None:
+    (settings,) = [kind for kind in section_kinds(section) if issubclass(kind, Section)]
+    for empty in ({}, dict.fromkeys(settings.model_fields), changes_of(settings)()):
+        assert load(tmp_path, sections={section: empty}) == load(tmp_path)
+
+
+def test_part_of_an_evaluation_that_the_file_has_not_is_refused_by_key(tmp_path: Path) -> None:
+    with pytest.raises(CorpusFileError) as refused:
+        load(tmp_path, sections={"evaluation": {"queries": "queries.jsonl"}, "gate": {"max_removed": 1}})
+    says = str(refused.value)
+    assert says.startswith(f"{tmp_path / 'corpus.toml'} with the run's parameters (evaluation, gate): ")
+    assert says.endswith("evaluation.qrels: this key must be given")
+    whole = f'{MINIMAL}[evaluation]\nqueries = "q.jsonl"\nqrels = "r.tsv"\n'
+    found = load(tmp_path, whole, sections={"evaluation": {"concurrency": 2}}).evaluation
+    assert found is not None
+    assert (found.queries, found.concurrency) == (tmp_path / "q.jsonl", 2)
+
+
+def test_changes_that_do_not_fit_the_file_are_refused(tmp_path: Path) -> None:
+    for text, changes, says in (
+        (MINIMAL, {"max_tokens": 48}, "splitting: overlap_tokens = 32 is more than half of max_tokens = 48"),
+        (f"splitting = 3\n{MINIMAL}", {"max_tokens": 48}, "splitting: "),
+    ):
+        with pytest.raises(CorpusFileError, match=says):
+            load(tmp_path, text, sections={"splitting": changes})
 
 
 @given(file=st.integers(16, 500), environment=st.none() | st.integers(16, 500), flow=st.none() | st.integers(16, 500))
@@ -222,8 +288,8 @@ def test_a_wrong_value_is_named_with_its_key(tmp_path: Path, text: str, key: str
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
-    says = refusal(tmp_path, f"{MINIMAL}[gate]\nkeep = -1\nmax_removed = 7\n[shards]\ndocument = 1\n")
-    assert {"gate.keep", "gate.max_removed", "shards.document"} <= set(re.findall(r"[a-z]+\.[a-z_]+", says))
+    says = refusal(tmp_path, f"{MINIMAL}[index]\nkeep = -1\n[gate]\nmax_removed = 7\n[shards]\ndocument = 1\n")
+    assert {"index.keep", "gate.max_removed", "shards.document"} <= set(re.findall(r"[a-z]+\.[a-z_]+", says))
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfen\x00", b'name = "docs"\nname = "docs"\n'])
@@ -291,6 +357,20 @@ def test_a_source_is_of_exactly_one_kind(kinds: tuple[str, ...]) -> None:
 
 def test_a_source_of_no_urls_is_refused(tmp_path: Path) -> None:
     assert "sources.1" in refusal(tmp_path, 'name = "docs"\n[[sources]]\nurls = []\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"splitting = 3\n{MINIMAL}", "splitting: a table: write [splitting], and its keys below; found 3"),
+        ('name = "docs"\n[sources]\npath = "p"\n', "sources: a list of tables: write [[sources]], with two brackets"),
+        (f'{MINIMAL}[splitting]\nmax_tokens = "{"x" * 500}"\n', "integer; found 'xxx"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_how_to_write_it(tmp_path: Path, text: str, says: str) -> None:
+    message = refusal(tmp_path, text)
+    assert says in message
+    assert len(message) < len(str(tmp_path)) + 300
 
 
 def test_the_same_url_twice_in_a_source_is_refused(tmp_path: Path) -> None:

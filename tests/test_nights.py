@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,26 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.artifacts import Artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.nightly_reindex import nightly_reindex
 from nightloom import live
 from nightloom.documents import document_id
-from nightloom.errors import EvaluationInputError, Held, IndexInputError, NightFailed, SourceError
+from nightloom.errors import (
+    CorpusFileError,
+    EvaluationInputError,
+    Held,
+    IndexInputError,
+    InputError,
+    NightFailed,
+    SourceError,
+)
 from nightloom.index import open_index
 from nightloom.night import Night
+from nightloom.report import RunReport
 from tests.nights import QUERIES, TEXTS, Home, environment, night
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
-    """A corpus of five documents that no night has seen yet."""
-    uri = request.getfixturevalue("milvus_server") if request.param == "server" else "index.db"
-    new = Home(tmp_path, uri, f"test_{document_id(str(tmp_path))[:12]}")
-    new.write(TEXTS)
-    new.configure()
-    return new
 
 
 @pytest.fixture(autouse=True)
@@ -324,3 +326,43 @@ def test_a_milvus_lite_file_that_is_open_elsewhere_is_refused(tmp_path: Path, pr
     assert done.returncode == 2
     assert "open in another process" in done.stderr
     assert json.loads(done.stdout)["outcome"] == "refused"
+
+
+def paths_below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+REFUSED = {
+    "unknown key": ("[gate]\nkeeps = 1\n", "gate.keeps: unknown key"),
+    "too many tokens": ("[splitting]\nmax_tokens = 512\n", "splitting.max_tokens = 512"),
+    "no Milvus": ("", "Milvus cannot be reached"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_a_night_that_is_refused_before_it_opens_is_in_the_ui_and_nowhere_else(tmp_path: Path, case: str) -> None:
+    more, says = REFUSED[case]
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{nobody.getsockname()[1]}" if case == "no Milvus" else "index.db"
+        home = Home(tmp_path, uri, f"Refused_{document_id(case)[:8]}")
+        home.write(TEXTS)
+        home.configure(more)
+        before = paths_below(tmp_path)
+        with pytest.raises(InputError, match=says) as refused:
+            await night(home)
+    report = refused.value.report
+    assert isinstance(report, RunReport)
+    assert (report.corpus, report.outcome) == (home.name, "refused")
+    artifact = await Artifact.aget(f"{home.name.lower().replace('_', '-')}-report")
+    assert artifact is not None
+    assert str(artifact.data).startswith(f"# {home.name.replace('_', chr(92) + '_')}: refused\n")
+    assert paths_below(tmp_path) == before
+
+
+async def test_a_corpus_file_that_is_not_there_is_reported_under_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(CorpusFileError, match="there is no such file"):
+        await nightly_reindex(corpus_file=tmp_path / "No such corpus!.toml")
+    artifact = await Artifact.aget("no-such-corpus-report")
+    assert artifact is not None
+    assert "there is no such file" in str(artifact.data)

@@ -140,10 +140,10 @@ def test_every_document_is_dealt_once_in_order_within_the_limits(
         assert full or sum(planned.ref.size_bytes for planned in shard.documents) + first > size_bytes, "room was left"
 
 
-def test_a_shard_is_called_after_its_first_document() -> None:
+def test_a_shard_has_a_short_name() -> None:
     work = tuple(Planned(ref(uri, "one"), "v") for uri in NAMES[:4])
     labels = [shard.label for shard in deal_out(work, ShardSettings(documents=3))]
-    assert labels == ["shard 1/2: docs/a.txt and 2 more", "shard 2/2: docs/d.txt"]
+    assert labels == ["shard 1/2: 3 documents", "shard 2/2: 1 document"]
 
 
 # --- the gate on counts

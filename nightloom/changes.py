@@ -1,0 +1,60 @@
+"""Sections of the corpus file as parameters of one run: the same keys, each of which may be left to the file."""
+
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import SkipJsonSchema
+
+from nightloom.corpus import (
+    EmbedderSettings,
+    EvaluationSettings,
+    GateSettings,
+    IndexSettings,
+    MilvusSettings,
+    Section,
+    ShardSettings,
+    SplittingSettings,
+)
+
+AsTheFileSays: TypeAlias = SkipJsonSchema[None]
+"""What a key is where nobody gives it; the form does not offer it as a choice."""
+
+
+def changes_of(section: type[Section]) -> type[Section]:
+    """The keys of a section, each None unless it is given: None stands for what the corpus file says.
+
+    A form shows titles, help and choices, and no value: were there one, opening a section would send it. What the
+    keys must be together is checked once they lie over the file's.
+    """
+    fields: dict[str, Any] = {name: _optional(field) for name, field in section.model_fields.items()}
+    name = section.__name__.replace("Settings", "Changes")
+    return create_model(name, __base__=Section, __doc__=section.__doc__, __module__=__name__, **fields)
+
+
+def _optional(field: FieldInfo) -> tuple[Any, Any]:
+    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    info = Field(None, title=field.title, description=field.description, json_schema_extra=_without_default)
+    return kind | AsTheFileSays, info
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
+if TYPE_CHECKING:  # a type checker takes no class that is made at run time
+    SplittingChanges: TypeAlias = Section
+    EmbedderChanges: TypeAlias = Section
+    MilvusChanges: TypeAlias = Section
+    IndexChanges: TypeAlias = Section
+    EvaluationChanges: TypeAlias = Section
+    GateChanges: TypeAlias = Section
+    ShardChanges: TypeAlias = Section
+else:
+    SplittingChanges = changes_of(SplittingSettings)
+    EmbedderChanges = changes_of(EmbedderSettings)
+    MilvusChanges = changes_of(MilvusSettings)
+    IndexChanges = changes_of(IndexSettings)
+    EvaluationChanges = changes_of(EvaluationSettings)
+    GateChanges = changes_of(GateSettings)
+    ShardChanges = changes_of(ShardSettings)

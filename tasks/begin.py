@@ -1,0 +1,53 @@
+"""Begin: open the night of a corpus; one that is refused before it opens is in the UI too."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from nightloom.corpus import corpus_name, load_corpus
+from nightloom.errors import NightFailed, NightloomError
+from nightloom.night import Night, open_night, refused_report
+from tasks.lease import lease
+from tasks.publish import show_report
+from tasks.secrets import milvus_token
+
+
+@asynccontextmanager
+async def begin(
+    corpus_file: Path | None, sections: Mapping[str, Any], *, allow_removals: bool = False, repair: bool = False
+) -> AsyncIterator[Night]:
+    """Load a corpus, take its lease and open its night; where that fails, show a report in the UI, and write none.
+
+    Args:
+        corpus_file: As for `load_corpus`.
+        sections: As for `load_corpus`.
+        allow_removals: As for `Night`.
+        repair: As for `Night`.
+
+    Raises:
+        InputError: As `load_corpus` and `open_night`; it carries the report.
+    """
+    name = corpus_name(corpus_file, sections.get("name"))
+    async with AsyncExitStack() as opened:
+        try:
+            corpus = load_corpus(corpus_file, sections)
+            token = await milvus_token(corpus.milvus)
+            await opened.enter_async_context(lease(corpus))
+            night = await opened.enter_async_context(
+                open_night(corpus, token, allow_removals=allow_removals, repair=repair)
+            )
+        except NightloomError as error:
+            await _refuse(error, name)
+            raise
+        except Exception as error:
+            failure = NightFailed(f"{type(error).__name__}: {error}")
+            await _refuse(failure, name)
+            raise failure from error
+        yield night
+
+
+async def _refuse(error: NightloomError, name: str) -> None:
+    report = refused_report(name, error)
+    error.report = report
+    await show_report(report)

@@ -1,0 +1,300 @@
+"""Real faults, on a real Milvus server of our own: whatever is lost, killed or paused, the rows are right."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
+from nightloom import night as night_module
+from nightloom.contents import Contents
+from nightloom.documents import document_id
+from nightloom.embedding import Embedder, Vectors
+from nightloom.errors import IndexInconsistent, IndexUnavailable, NightloomError
+from nightloom.generations import Generation
+from nightloom.index import Index, open_index
+from nightloom.milvus import Connection
+from nightloom.night import Night
+from tests.builders import ROOT
+from tests.lossy_proxy import LossyProxy
+from tests.nights import TEXTS, Home, night
+
+pytestmark = pytest.mark.milvus
+
+Rows = dict[str, dict[str, Any]]
+
+DIM = 384
+WAIT_SECONDS = 120
+MANY = {f"{at:02}.txt": f"{TEXTS['whale.txt']} Note {at}." for at in range(6)}
+UNDISTURBED: dict[str, Rows] = {}
+ONE_BY_ONE = "[shards]\ndocuments = 1\nin_flight = 1"
+
+
+class OwnServer:
+    """A Milvus server that tests may kill, pause, and start again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: LocalMilvus = start(folder)
+
+    @property
+    def uri(self) -> str:
+        return self._server.uri
+
+    @property
+    def port(self) -> int:
+        return self._server.port
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def start_again(self) -> None:
+        self._server = start(self._folder, self.port)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self._server.pid, number)
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+    try:
+        server = OwnServer(tmp_path_factory.mktemp("own-milvus"))
+    except LocalMilvusUnavailable as error:
+        pytest.skip(str(error))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def _api(prefect_server: str) -> Iterator[None]:
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield
+
+
+class ConstantEmbedder(Embedder):
+    """Measures as the real one does, and embeds every text alike: what is embedded does not matter here."""
+
+    async def embed_texts(self, texts: list[str]) -> Vectors:
+        return np.full((len(texts), DIM), DIM**-0.5, dtype=np.float32)
+
+
+@pytest.fixture
+def _constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(night_module, "Embedder", ConstantEmbedder)
+
+
+def home_at(folder: Path, uri: str, texts: dict[str, str], more: str = "") -> Home:
+    """A corpus that no night has seen yet, and that is not evaluated."""
+    folder.mkdir(exist_ok=True)
+    home = Home(folder, uri, f"fault_{document_id(str(folder))[:12]}")
+    home.write(texts)
+    home.configure(more, evaluation=False)
+    return home
+
+
+async def undisturbed(folder: Path, server: OwnServer, texts: dict[str, str]) -> Rows:
+    """The rows of a night over the same documents in which nothing happens; one night for all that ask."""
+    key = json.dumps(texts)
+    if key not in UNDISTURBED:
+        twin = home_at(folder / "twin", server.uri, texts)
+        await night(twin)
+        UNDISTURBED[key] = await twin.rows()
+    return UNDISTURBED[key]
+
+
+async def night_or_next(home: Home) -> dict[str, Any]:
+    """A night, and another one where it fails in a way that we foresaw."""
+    with contextlib.suppress(NightloomError):
+        return await night(home)
+    return await night(home)
+
+
+def reached(monkeypatch: pytest.MonkeyPatch, shards: int) -> asyncio.Event:
+    """Set when so many shards of a night in this process are in the index."""
+    event, original = asyncio.Event(), Night.count_shard
+
+    def count_shard(self: Night, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.progress.snapshot.shards_done >= shards:
+            event.set()
+
+    monkeypatch.setattr(Night, "count_shard", count_shard)
+    return event
+
+
+async def until(event: asyncio.Event, running: asyncio.Task[Any]) -> None:
+    """Wait for an event of a night; one that ends before it raises why."""
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({waiting, running}, timeout=WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not event.is_set():
+        pytest.fail(f"it did not come to that: {await running if running.done() else running}")
+
+
+# --- answers that are lost
+
+
+@pytest.fixture
+def proxy(own_server: OwnServer) -> Iterator[LossyProxy]:
+    proxy = LossyProxy(own_server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.usefixtures("_constant")
+async def test_writes_whose_answers_are_lost_leave_every_row_once(
+    tmp_path: Path, own_server: OwnServer, proxy: LossyProxy
+) -> None:
+    home = home_at(tmp_path, proxy.uri, TEXTS, ONE_BY_ONE)
+    proxy.to_lose = 3
+    first = await night(home)
+    assert (first["outcome"], proxy.lost) == ("promoted", 3)
+    assert len(await home.rows()) == first["nodes"]["total"]
+
+    changed = TEXTS | {"bread.txt": "Rye bread is dark.", "tea.txt": "Green tea is steeped at eighty degrees."}
+    home.write(changed)
+    proxy.to_lose = 3  # of the two shards, and of the rows that are copied
+    report = await night(home)
+    assert (report["outcome"], proxy.lost) == ("promoted", 6)
+    assert report["nodes"]["copied"] > 0
+    assert await home.rows() == await undisturbed(tmp_path, own_server, changed)
+
+
+@pytest.mark.usefixtures("_constant")
+async def test_inserts_instead_of_upserts_would_leave_rows_twice(
+    tmp_path: Path, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above can fail: this is what it would find."""
+    original = Connection._open_store
+
+    def inserting(self: Connection, collection: str) -> Any:
+        store = original(self, collection)
+        store.upsert_mode = False
+        return store
+
+    monkeypatch.setattr(Connection, "_open_store", inserting)
+    home = home_at(tmp_path, proxy.uri, TEXTS, ONE_BY_ONE)
+    proxy.to_lose = 3
+    with pytest.raises(IndexInconsistent):
+        await night(home)
+    assert proxy.lost == 3
+    async with open_index(home.corpus.milvus, home.name) as index:
+        (begun,) = await index.generations()
+        ids = [row["id"] for batch in index.connection.scan(begun.name, "position >= 0", ("id",)) for row in batch]
+        assert await index.connection.count(begun.name) > len(set(ids))
+
+
+# --- a server that dies, or stands still
+
+
+@pytest.mark.usefixtures("_constant")
+async def test_a_server_that_is_killed_and_started_again_ends_with_every_row(
+    tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = home_at(tmp_path, own_server.uri, MANY, ONE_BY_ONE)
+    second = reached(monkeypatch, 2)
+    running = asyncio.create_task(night_or_next(home))
+    await until(second, running)
+    own_server.kill()
+    assert not running.done()
+    await asyncio.to_thread(own_server.start_again)
+    assert (await running)["outcome"] == "promoted"
+    assert await home.rows() == await undisturbed(tmp_path, own_server, MANY)
+
+
+@pytest.mark.usefixtures("_constant")
+async def test_a_server_that_stands_still_is_waited_for(
+    tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = home_at(tmp_path, own_server.uri, MANY, ONE_BY_ONE)
+    home.configure(f"timeout_seconds = 6\n{ONE_BY_ONE}", evaluation=False)
+    gave_up, original = asyncio.Event(), Contents._add
+
+    async def add(self: Contents, *arguments: Any) -> None:
+        try:
+            await original(self, *arguments)
+        except IndexUnavailable:
+            gave_up.set()
+            raise
+
+    monkeypatch.setattr(Contents, "_add", add)
+    second = reached(monkeypatch, 2)
+    running = asyncio.create_task(night(home))
+    await until(second, running)
+    own_server.signal(signal.SIGSTOP)
+    try:
+        await until(gave_up, running)
+    finally:
+        own_server.signal(signal.SIGCONT)
+    assert (await running)["outcome"] == "promoted"
+    assert await home.rows() == await undisturbed(tmp_path, own_server, MANY)
+
+
+# --- two processes at once
+
+OTHER = """
+import asyncio, sys
+from pathlib import Path
+from nightloom.corpus import load_corpus
+from nightloom.index import open_index
+
+async def main():
+    corpus = load_corpus(Path(sys.argv[1]), environ={})
+    async with open_index(corpus.milvus, corpus.name) as index:
+        await index.generations()
+        print("ready", flush=True)
+        for line in sys.stdin:
+            collection, *documents = line.split()
+            await index.contents.claim(collection)
+            await index.contents.delete_documents(collection, documents)
+            print("deleted", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.usefixtures("_constant")
+async def test_another_process_deletes_what_was_written_a_moment_ago(tmp_path: Path, own_server: OwnServer) -> None:
+    home = home_at(tmp_path, own_server.uri, TEXTS)
+    await night(home)
+    rows = list((await home.rows()).values())
+    other = subprocess.Popen(  # noqa: ASYNC220  nothing else runs meanwhile
+        [sys.executable, "-c", OTHER, str(home.file)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline() == "ready\n"
+        async with open_index(home.corpus.milvus, home.name) as index:
+            target = await index.create("f" * 64, DIM, await index.generations(), datetime.now(UTC))
+            documents = {str(row["document_id"]) for row in rows}
+            for _ in range(3):
+                await write(index, target, rows)
+                other.stdin.write(f"{target.name} {' '.join(documents)}\n")
+                other.stdin.flush()
+                assert other.stdout.readline() == "deleted\n"
+                assert await index.connection.count(target.name) == 0
+    finally:
+        other.stdin.close()
+        other.wait()
+        other.stdout.close()
+
+
+async def write(index: Index, target: Generation, rows: list[dict[str, Any]]) -> None:
+    await index.connection.load(target.name)
+    await index.connection.call(lambda: index.connection.client.upsert(target.name, rows))

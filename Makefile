@@ -9,6 +9,9 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
+# Most tests wait for a server; the files that share one stay together.
+TEST_PROCESSES ?= 2
+
 QUESTION := "What does the with statement do when an exception is raised?"
 
 .PHONY: help demo test install lint lock milvus bench torture clean
@@ -46,7 +49,7 @@ demo: install ## Index the Python topics into an embedded Milvus, evaluate, ask
 	@echo '  cp corpora/template.toml corpora/docs.toml    # then your own folder: see README.md'
 
 test: lint ## Linters, types, import contract, and every test that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 lint: $(VENV)/installed-dev ## ruff, mypy --strict, the import contract
 	$(BIN)/ruff check .

@@ -9,22 +9,23 @@ from uuid import uuid4
 import numpy as np
 
 from nightloom.audit import Audit, audit, named
+from nightloom.columns import Columns, in_requests, select, wanted
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import PROPERTY
 from nightloom.milvus import Connection, translated
-from nightloom.planning import Head
+from nightloom.planning import Head, versions_of
 from nightloom.rows import (
     HEAD_FIELDS,
     HEADS,
     NOT_HEADS,
+    REQUEST_BYTES,
     Hit,
     among,
     beyond,
     head_of,
     hit_of,
     parts,
-    requests,
     text_node,
 )
 from nightloom.splitting import Node
@@ -103,7 +104,7 @@ class Contents:
             IndexInconsistent: Names the documents.
         """
         rows, heads = await self.read(collection)
-        versions = {key: head.version for key, head in heads.items()}
+        versions = versions_of(heads)
         total = sum(head.total for head in heads.values())
         counted = versions == dict(expected) and rows == total
         if counted and not every_row:
@@ -195,25 +196,20 @@ class Contents:
 
     def _copy(self, source: str, target: str, part: str, versions: Mapping[str, str]) -> int:
         """Read in this thread while others write: memory is bounded by the batches in flight."""
-        rows, writing = 0, set[Future[Any]]()
+        rows, writing = 0, set[Future[int]]()
 
-        def write(request: list[dict[str, Any]]) -> None:
+        def write(request: Columns) -> int:
             self._check_claim(target)
-            self.connection.client.upsert(target, request, timeout=self.connection.timeout_seconds)
+            return self.connection.write_columns(target, request)
 
         with ThreadPoolExecutor(self._writers_count) as pool:
-            for batch in self.connection.scan(source, part, ("*",)):
-                wanted = [row for row in batch if versions.get(row["document_id"]) == row["version"]]
-                for request in requests(wanted):
+            for batch in self.connection.read_columns(source, part):
+                for request in in_requests(select(batch, wanted(batch, versions)), REQUEST_BYTES):
                     if len(writing) == self._writers_count:
                         done, writing = wait(writing, return_when=FIRST_COMPLETED)
-                        for future in done:
-                            future.result()
+                        rows += sum(future.result() for future in done)
                     writing.add(pool.submit(write, request))
-                rows += len(wanted)
-            for future in writing:
-                future.result()
-        return rows
+            return rows + sum(future.result() for future in writing)
 
     async def vectors(self, collection: str, documents: Collection[str]) -> dict[tuple[str, str], Vectors]:
         """The embeddings of documents, by version and text: what another document of the same content would get.

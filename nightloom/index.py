@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,13 +14,18 @@ from nightloom.corpus import MilvusSettings
 from nightloom.errors import IndexInconsistent, IndexInputError, IndexRefused, IndexTaken, IndexUnavailable
 from nightloom.generations import PROPERTY, Generation, new_name, parse_name
 from nightloom.milvus import Connection, open_connection
+from nightloom.planning import Head, versions_of
 from nightloom.rows import HEADS, among
 
 PROOFS = 20
-PROOF_PAUSE_SECONDS = 0.25
+PROOF_PAUSE_SECONDS = 0.2
+PROOF_READS = 3
+"""That agree, one after the other, before a switch on a server counts as proven: a read that was under way while the
+alias moved can bring the old answer back."""
 PROOF_DOCUMENTS = 8
 """Documents that are read through the alias to prove a promotion."""
 PROMOTED = f"{PROPERTY}promoted"
+PROOF = f"{PROPERTY}proof"
 
 
 class Index:
@@ -86,6 +91,7 @@ class Index:
             parsed[1],
             promoted=PROMOTED in properties,
             writer=properties.get(WRITER, ""),
+            proof=tuple(json.loads(properties.get(PROOF) or "{}").items()),
             evaluation=properties.get(f"{PROPERTY}evaluation", ""),
             scores=tuple(scores.items()),
         )
@@ -104,19 +110,24 @@ class Index:
         properties = {f"{PROPERTY}evaluation": evaluation, f"{PROPERTY}scores": json.dumps(dict(scores))}
         await self.connection.call(lambda: self.connection.set_properties(collection, properties))
 
-    async def finish(self, collection: str) -> None:
-        """Keep with a generation that readers see it, and that every row is as a whole night left it."""
-        properties = {PROMOTED: "yes", WRITER: ""}
+    async def finish(self, collection: str, *, in_place: bool = False) -> None:
+        """Keep with a generation that readers see it, and that every row is as a whole night left it.
+
+        Args:
+            collection: Physical name.
+            in_place: Its rows were changed, and what proved its promotion may hold no longer.
+        """
+        properties = {PROMOTED: "yes", WRITER: ""} | ({PROOF: ""} if in_place else {})
         await self.connection.call(lambda: self.connection.set_properties(collection, properties))
 
     async def promote(self, collection: str, proof: Mapping[str, str | None], *, instead_of: str | None) -> None:
         """Let the alias name a generation, and prove by reads through the alias that it does.
 
         An alter_alias can stick: the server goes on answering from the old collection, and the same call made again
-        heals it. So this switches and reads until the reads agree.
+        heals it. So this switches and reads until the reads agree, and keeps with the generation what they agreed on.
 
         Args:
-            collection: Physical name; it is loaded before each switch.
+            collection: Physical name; it is loaded first.
             proof: By document id, its version in the new generation (None: not there), for a few documents in which
                 it differs from the live one: see `proof_of`.
             instead_of: The generation that readers see now; None where they see none.
@@ -126,17 +137,18 @@ class Index:
             IndexInconsistent: The reads never agreed.
         """
         for _ in range(PROOFS):
-            # Somebody may have released it since the last attempt, and readers of an unloaded collection only fail.
-            await self.connection.load(collection, again=True)
+            await self.connection.load(collection, again=True)  # of one that is not loaded, readers get errors
             await self.connection.call(lambda: self._switch(collection, instead_of))
-            with suppress(IndexUnavailable, IndexRefused):
-                if await self.connection.call(lambda: self._reads_as(proof)):
-                    return
+            if await self.reads_as(proof, times=1 if self.connection.settings.is_lite else PROOF_READS):
+                break
             await asyncio.sleep(PROOF_PAUSE_SECONDS)
-        raise IndexInconsistent(
-            f"the alias {self.alias!r} was switched to {collection} {PROOFS} times, and reads through it still answer"
-            " from another generation; look at the server, then run again"
-        )
+        else:
+            raise IndexInconsistent(
+                f"the alias {self.alias!r} was switched to {collection} {PROOFS} times, and reads through it still"
+                " answer from another generation; look at the server, then run again"
+            )
+        kept = {PROOF: json.dumps(dict(proof))}
+        await self.connection.call(lambda: self.connection.set_properties(collection, kept))
 
     def _switch(self, collection: str, instead_of: str | None) -> None:
         target = self._alias_target()
@@ -149,6 +161,17 @@ class Index:
             self.connection.client.create_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
         else:
             self.connection.client.alter_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
+
+    async def reads_as(self, proof: Mapping[str, str | None], *, times: int = 1) -> bool:
+        """Whether reads through the alias agree with a proof, so many times one after the other."""
+        for at in range(times):
+            await asyncio.sleep(PROOF_PAUSE_SECONDS if at else 0)
+            try:
+                if not await self.connection.call(lambda: self._reads_as(proof)):
+                    return False
+            except (IndexUnavailable, IndexRefused):
+                return False
+        return True
 
     def _reads_as(self, proof: Mapping[str, str | None]) -> bool:
         rows = self.connection.client.query(
@@ -178,17 +201,18 @@ class Index:
         return await self.connection.call(drop)
 
 
-def proof_of(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+def proof_of(before: Mapping[str, Head], after: Mapping[str, str]) -> dict[str, str | None]:
     """A few documents by which two generations can be told apart.
 
     Args:
-        before: Version by document id, as readers see it.
-        after: The same in the generation that they shall see.
+        before: Heads by document id, as readers see them.
+        after: Version by document id in the generation that they shall see.
 
     Returns:
         Version in the latter by document id, None where it does not hold the document.
     """
-    differing = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    old = versions_of(before)
+    differing = sorted(key for key in {*before, *after} if old.get(key) != after.get(key))
     return {key: after.get(key) for key in differing[:PROOF_DOCUMENTS]}
 
 

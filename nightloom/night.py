@@ -20,7 +20,7 @@ from nightloom.fingerprint import fingerprint
 from nightloom.gate import check_quarantine, check_removals
 from nightloom.generations import Generation, disposable, half_built
 from nightloom.index import Index, open_index, proof_of
-from nightloom.planning import Head, Plan, Shard, deal_out, make_plan
+from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, versions_of
 from nightloom.progress import Progress
 from nightloom.reading import read_document
 from nightloom.report import DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
@@ -115,8 +115,7 @@ class Night:
 
     async def _read_live(self, live: Generation) -> None:
         rows, self.live_heads = await self.index.contents.read(live.name)
-        if not live.promoted:  # the night that switched to it died before it could say so
-            await self.index.finish(live.name)
+        await self._check_readers(live)
         interrupted = live.promoted and live.writer != ""
         if self.repair or interrupted or rows != sum(head.total for head in self.live_heads.values()):
             found = await self.index.contents.audit(live.name)
@@ -126,7 +125,24 @@ class Night:
                     f"rows of the live generation were not whole, and are made anew: {named(found.findings)}"
                 )
             elif interrupted:  # in place, and every document was whole when it died
-                await self.index.finish(live.name)
+                await self.index.finish(live.name, in_place=True)
+
+    async def _check_readers(self, live: Generation) -> None:
+        """Have readers see the generation that the alias names, which is not the same where a switch has stuck."""
+        proof = dict(live.proof)
+        if not live.promoted:  # the night that switched to it died before it could prove it
+            seen = [one for one in self.generations if one.promoted and not one.live]
+            before: dict[str, Head] = {}
+            if seen:
+                _, before = await self.index.contents.read(max(seen, key=lambda one: one.created).name)
+            proof = proof_of(before, versions_of(self.live_heads))
+        elif not proof or await self.index.reads_as(proof):
+            return
+        else:
+            self.warnings.append(f"readers did not see {live.name}, which the alias names; the switch was made again")
+        await self.index.promote(live.name, proof, instead_of=live.name)
+        if not live.promoted:
+            await self.index.finish(live.name)
 
     @property
     def in_place(self) -> bool:
@@ -152,7 +168,7 @@ class Night:
         built = None if self.target is None or self.in_place else await self.index.contents.audit(self.target.name)
         self.plan = make_plan(listing, self.live_heads, built.sound if built else {}, self.fingerprint, self.damaged)
         self.quarantined = list(self.plan.quarantined)
-        self.versions = {key: head.version for key, head in self.plan.done.items()}
+        self.versions = versions_of(self.plan.done)
         self._judge(listing)
         self._check_removals()
         if built and self.target:
@@ -168,8 +184,8 @@ class Night:
 
     async def _resume(self, target: Generation, built: Audit) -> None:
         """Go on with a half-built generation: whatever is not whole and right in it is deleted and made again."""
-        live = {key: head.version for key, head in self.live_heads.items()}
-        if live == self.versions | {key: head.version for key, head in self.plan.unchanged.items()}:
+        live = versions_of(self.live_heads)
+        if live == self.versions | versions_of(self.plan.unchanged):
             self.target = None  # what it was begun for is no more: readers already see tonight's documents
             return
         await self._claim(target)
@@ -339,7 +355,7 @@ class Night:
                 raise NightFailed("nothing of tonight's documents could be indexed")
             return 0
         staying = {key: self.live_heads[key] for key in {*self.plan.unchanged, *self._kept}}
-        versions = {key: head.version for key, head in staying.items()}
+        versions = versions_of(staying)
         if self.in_place:
             target, rows = await self.open_target(0), 0
             await self.index.contents.delete_documents(target.name, self.gone | self._lost)
@@ -409,11 +425,10 @@ class Night:
         if not self._promoted:
             await self.index.contents.check_claim(target.name)
             if not self.in_place:
-                before = {key: head.version for key, head in self.live_heads.items()}
                 live = self.live.name if self.live else None
-                await self.index.promote(target.name, proof_of(before, self.versions), instead_of=live)
+                await self.index.promote(target.name, proof_of(self.live_heads, self.versions), instead_of=live)
             self._promoted = True
-        await self.index.finish(target.name)
+        await self.index.finish(target.name, in_place=self.in_place)
 
     @property
     def has_leftovers(self) -> bool:

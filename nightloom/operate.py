@@ -11,6 +11,7 @@ from nightloom.errors import IndexInconsistent, IndexInputError
 from nightloom.generations import Generation
 from nightloom.index import Index, open_index, proof_of
 from nightloom.live import open_live
+from nightloom.planning import versions_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,7 @@ async def roll_back(corpus: Corpus, token: SecretStr | None, to: str | None = No
             raise IndexInconsistent(
                 f"{target.name} is not whole, and {live.name} stays live; wrong documents: {named(found.findings)}"
             )
-        proof = proof_of(
-            {key: head.version for key, head in before.items()},
-            {key: head.version for key, head in found.heads.items()},
-        )
+        proof = proof_of(before, versions_of(found.heads))
         await index.promote(target.name, proof, instead_of=live.name)
         return Switch(index.alias, live.name, target.name, len(found.heads), found.rows)
 

@@ -28,6 +28,11 @@ class Head:
     validator: str = ""
 
 
+def versions_of(heads: Mapping[str, Head]) -> dict[str, str]:
+    """The version of every document, by document id."""
+    return {key: head.version for key, head in heads.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A document that must be loaded, split and embedded, and the version that it will have.

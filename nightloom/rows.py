@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +19,8 @@ READ_ROWS = 2_000
 """Rows of a batch that is read, and of a request that copies it."""
 WRITE_ROWS = 500
 """Rows of a request that inserts; each holds at most 60,000 bytes of text and its embedding."""
-REQUEST_BYTES = 8_000_000
+REQUEST_BYTES = 16_000_000
+"""Of a request that copies; Milvus takes 64 MB."""
 FILTER_DOCUMENTS = 100
 """Documents that one filter names."""
 
@@ -29,6 +30,7 @@ ALL_ROWS = "position >= 0"
 HEAD_FIELDS = ("document_id", "version", "total", "uri", "item", "validator")
 
 _ID = re.compile(rf"[0-9a-f]{{{ID_HEX_DIGITS}}}")
+_NODE_ID = re.compile(rf"[0-9a-f]{{{ID_HEX_DIGITS}}}-[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +110,6 @@ def head_of(row: Row) -> Head:
     )
 
 
-def requests(rows: list[Row]) -> Iterator[list[Row]]:
-    """Rows in requests within the bounds in rows and bytes; a request of Milvus holds 64 MB."""
-    request: list[Row] = []
-    size_bytes = 0
-    for row in rows:
-        row_bytes = 4 * len(row["embedding"]) + 4 * len(row["text"]) + 2 * len(row.get("_node_content", ""))
-        if request and (size_bytes + row_bytes > REQUEST_BYTES or len(request) == READ_ROWS):
-            yield request
-            request, size_bytes = [], 0
-        request.append(row)
-        size_bytes += row_bytes
-    if request:
-        yield request
-
-
 def checked_id(value: str) -> str:
     """A document id or version, if it is one: nothing else ever goes into a filter.
 
@@ -131,6 +118,17 @@ def checked_id(value: str) -> str:
     """
     if not _ID.fullmatch(value):
         raise IndexRefused(f"{value!r} is no id of {ID_HEX_DIGITS} hex digits, and goes into no filter")
+    return value
+
+
+def checked_node_id(value: str) -> str:
+    """A primary key, if it is one of ours.
+
+    Raises:
+        IndexRefused: It is none.
+    """
+    if not _NODE_ID.fullmatch(value):
+        raise IndexRefused(f"{value!r} is no id of a node, and goes into no filter")
     return value
 
 

@@ -45,6 +45,25 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any machine")
 
+TOGETHER = {"test_browser.py": "test_prefect.py"}
+"""Files that share a stack which is costly to start: one process runs them."""
+FIRST = ("test_torture.py", "test_prefect.py", "test_nights.py", "test_updates.py", "test_faults.py", "test_model.py")
+"""The longest: two processes end at about the same time when these begin."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files as groups for `-n 2 --dist loadgroup`, the longest first."""
+    order = {name: at for at, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(group_of(item), len(order)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+
+
+def group_of(item: pytest.Item) -> str:
+    """The file that a test belongs to, or the one that it runs with."""
+    return TOGETHER.get(item.path.name, item.path.name)
+
+
 SERVER_START_SECONDS = 120
 SERVER_STOP_SECONDS = 10
 

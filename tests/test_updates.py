@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pymilvus import MilvusClient
 
 from nightloom import operate
 from nightloom.contents import WRITER, Contents
@@ -21,6 +22,8 @@ from tests.builders import console
 from tests.nights import TEXTS, Home, live_name, night
 
 IN_PLACE = '[index]\nupdate = "in_place"'
+ON_LITE = pytest.mark.parametrize("home", ["lite"], indirect=True)
+"""For what does not depend on the kind of Milvus: a night on a server takes seconds."""
 TEA = {"tea.txt": "Green tea is steeped at eighty degrees."}
 
 
@@ -73,6 +76,7 @@ async def test_in_place_the_live_collection_takes_what_changed_and_loses_what_is
     assert await home.rows() == after
 
 
+@ON_LITE
 async def test_in_place_another_fingerprint_is_a_new_generation_all_the_same(home: Home) -> None:
     home.configure(IN_PLACE)
     first = await night(home)
@@ -81,6 +85,7 @@ async def test_in_place_another_fingerprint_is_a_new_generation_all_the_same(hom
     assert second["nodes"]["copied"] == 0
 
 
+@ON_LITE
 async def test_in_place_a_night_that_died_between_rows_and_head_is_mended_even_if_the_document_went_back(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +112,7 @@ async def test_in_place_a_night_that_died_between_rows_and_head_is_mended_even_i
     assert (await night(home))["outcome"] == "unchanged"
 
 
+@ON_LITE
 async def test_in_place_the_gate_for_quarantine_can_only_warn_and_the_one_for_removals_holds(home: Home) -> None:
     many = {f"{at:02}.txt": f"Note number {at} about the weather." for at in range(24)}
     home.configure(IN_PLACE, evaluation=False)
@@ -126,6 +132,7 @@ async def test_in_place_the_gate_for_quarantine_can_only_warn_and_the_one_for_re
 # --- removals
 
 
+@ON_LITE
 async def test_removals_that_a_run_is_told_to_allow_pass_once(home: Home) -> None:
     many = {f"{at:02}.txt": f"Note number {at} about the weather." for at in range(24)}
     home.configure(evaluation=False)
@@ -186,6 +193,7 @@ async def test_verify_names_what_is_not_whole_and_a_repairing_night_makes_it_ane
     assert (await operate.verify_live(home.corpus, None))[1].findings == ()
 
 
+@ON_LITE
 async def test_a_night_that_finds_fewer_rows_than_heads_count_mends_them_unasked(home: Home) -> None:
     await night(home)
     before = await home.rows()
@@ -201,6 +209,7 @@ async def test_a_night_that_finds_fewer_rows_than_heads_count_mends_them_unasked
     assert await home.rows() == before
 
 
+@ON_LITE
 async def test_a_half_built_generation_with_rows_that_are_not_whole_is_mended_when_taken_up(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +232,7 @@ async def test_a_half_built_generation_with_rows_that_are_not_whole_is_mended_wh
     assert len(await home.rows()) == report["nodes"]["total"]
 
 
+@ON_LITE
 async def test_a_half_built_generation_that_nobody_needs_any_more_is_dropped(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +255,7 @@ async def test_a_half_built_generation_that_nobody_needs_any_more_is_dropped(
 # --- documents
 
 
+@ON_LITE
 @pytest.mark.parametrize("mode", ["", IN_PLACE], ids=["generation", "in place"])
 async def test_a_renamed_document_keeps_its_vectors(home: Home, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     home.configure(mode, evaluation=False)
@@ -270,6 +281,7 @@ async def test_a_renamed_document_keeps_its_vectors(home: Home, mode: str, monke
     }
 
 
+@ON_LITE
 async def test_a_document_whose_embedding_is_no_number_is_quarantined_and_the_rest_goes_in(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +345,7 @@ async def test_a_rollback_is_read_through_the_alias_and_the_next_night_goes_on_f
     assert back.after == second["generation"]
 
 
+@ON_LITE
 async def test_a_rollback_to_what_is_not_whole_or_was_never_seen_is_refused(home: Home) -> None:
     first = await night(home)
     home.write(TEXTS | TEA)
@@ -459,6 +472,7 @@ async def test_of_two_nights_without_a_lease_the_later_wins_and_the_older_stops_
     assert (await night(home))["documents"]["added"] == 1
 
 
+@ON_LITE
 async def test_an_older_night_does_not_switch_readers_away_from_a_later_one(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,8 +494,66 @@ async def test_an_older_night_does_not_switch_readers_away_from_a_later_one(
         assert await live_name(index) == first["generation"]
 
 
+@ON_LITE
 async def test_the_claim_of_a_night_is_gone_when_it_is_done(home: Home) -> None:
     await night(home)
     async with open_index(home.corpus.milvus, home.name) as index:
         live = await live_name(index)
         assert index.connection.properties(live)[WRITER] == ""
+
+
+# --- a switch that stuck
+
+
+async def test_a_switch_that_stuck_when_its_night_died_is_healed_by_the_next_night(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alias names the new generation, and readers get the old one, as a server now and then has it."""
+    first = await night(home)
+    home.write(TEXTS | TEA)
+
+    async def die(_index: Index, _collection: str, **_options: bool) -> None:
+        raise NightFailed("died")
+
+    monkeypatch.setattr(Index, "finish", die)
+    with pytest.raises(NightFailed, match="died"):
+        await night(home)
+    monkeypatch.undo()
+    stuck_reads(monkeypatch, home, first["generation"])
+    assert (await night(home))["outcome"] == "unchanged"
+    assert STUCK == [], "the switch was not made again"
+
+
+@ON_LITE
+async def test_a_switch_that_comes_loose_after_its_proof_is_healed_by_the_next_night(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await night(home)
+    home.write(TEXTS | TEA)
+    second = await night(home)
+    stuck_reads(monkeypatch, home, first["generation"])
+    report = await night(home)
+    assert (report["outcome"], report["generation"]) == ("unchanged", second["generation"])
+    assert "the switch was made again" in report["warnings"][0]
+    assert STUCK == []
+
+
+STUCK: list[str] = []
+"""The collection that reads through the alias come from, until the alias is altered again."""
+
+
+def stuck_reads(monkeypatch: pytest.MonkeyPatch, home: Home, collection: str) -> None:
+    STUCK[:] = [collection]
+    query, alter = MilvusClient.query, MilvusClient.alter_alias
+
+    def query_stuck(self: MilvusClient, collection_name: str, *arguments: Any, **options: Any) -> Any:
+        return query(
+            self, (STUCK or [home.name])[0] if collection_name == home.name else collection_name, *arguments, **options
+        )
+
+    def alter_heals(self: MilvusClient, *arguments: Any, **options: Any) -> None:
+        STUCK.clear()
+        alter(self, *arguments, **options)
+
+    monkeypatch.setattr(MilvusClient, "query", query_stuck)
+    monkeypatch.setattr(MilvusClient, "alter_alias", alter_heals)

@@ -22,6 +22,7 @@ from prefect import Task
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.nightly_reindex import nightly_reindex
+from nightloom import index as index_module
 from nightloom import night as night_module
 from nightloom.errors import NightloomError
 from tests.torture.calls import Fault
@@ -172,6 +173,7 @@ def run_night(order: Order, sender: Connection) -> None:
 
 def _prepare(order: Order) -> None:
     setattr(night_module, "Embedder", HashEmbedder)  # noqa: B010  the one place that makes a night's embedder
+    setattr(index_module, "PROOF_PAUSE_SECONDS", RETRY_SECONDS)  # noqa: B010
     for task in _tasks():
         task.retry_delay_seconds = [RETRY_SECONDS]
         task.retry_jitter_factor = None

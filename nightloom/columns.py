@@ -1,0 +1,69 @@
+"""Rows as Milvus sends them: a column for each field. What is copied as columns is never taken apart into rows.
+
+The columns are protocol buffers (`schema.FieldData`); nothing here needs the client that received them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Columns = Sequence[Any]
+
+
+def column(columns: Columns, name: str) -> Sequence[str]:
+    """The values of a text field.
+
+    Raises:
+        KeyError: There is no such column.
+    """
+    for field in columns:
+        if field.field_name == name:
+            values: Sequence[str] = field.scalars.string_data.data
+            return values
+    raise KeyError(name)
+
+
+def wanted(columns: Columns, versions: Mapping[str, str]) -> list[int]:
+    """Which rows are of one of these documents in this version.
+
+    Args:
+        columns: With document_id and version.
+        versions: Version by document id.
+    """
+    pairs = zip(column(columns, "document_id"), column(columns, "version"), strict=True)
+    return [at for at, (document, version) in enumerate(pairs) if versions.get(document) == version]
+
+
+def select(columns: Columns, rows: Sequence[int]) -> list[Any]:
+    """The same columns with these rows only."""
+    if len(rows) == len(column(columns, "id")):
+        return list(columns)
+    return [_selected(field, rows) for field in columns]
+
+
+def _selected(field: Any, rows: Sequence[int]) -> Any:
+    new = type(field)(field_name=field.field_name, type=field.type, is_dynamic=field.is_dynamic)
+    if field.WhichOneof("field") == "vectors":
+        dim = field.vectors.dim
+        new.vectors.dim = dim
+        vectors = np.array(field.vectors.float_vector.data, dtype=np.float32).reshape(-1, dim)
+        new.vectors.float_vector.data.extend(vectors[rows].ravel().tolist())
+        return new
+    kind = field.scalars.WhichOneof("data")
+    values = getattr(field.scalars, kind).data
+    getattr(new.scalars, kind).data.extend([values[at] for at in rows])
+    return new
+
+
+def in_requests(columns: Columns, size_bytes: int) -> list[Columns]:
+    """The columns in parts of at most so many bytes, as far as single rows allow it; none where they hold no row."""
+    total = sum(field.ByteSize() for field in columns)
+    count = len(column(columns, "id"))
+    if not count:
+        return []
+    if total <= size_bytes or count <= 1:
+        return [columns]
+    half = count // 2
+    parts = (select(columns, range(half)), select(columns, range(half, count)))
+    return [request for part in parts for request in in_requests(part, size_bytes)]

@@ -73,8 +73,10 @@ lock: $(VENV)/installed-dev ## Renew requirements.lock and requirements-dev.lock
 milvus: $(VENV)/installed-dev ## Start a real Milvus server here, without Docker; Ctrl+C ends it
 	$(BIN)/python deployments/local_milvus.py
 
-bench: install ## Measure what the README says
+bench: $(VENV)/installed-dev ## Measure what the README says
 	$(BIN)/python benchmarks/prefect_cost.py
+	$(BIN)/python benchmarks/copy_forward.py
+	$(BIN)/python benchmarks/second_night.py
 
 torture: $(VENV)/installed-dev ## Kill 200 nights at random, on Milvus Lite and on a real server, and compare every row
 	$(BIN)/python benchmarks/torture.py

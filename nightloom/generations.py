@@ -24,7 +24,7 @@ class Generation:
         live: Whether the alias names it.
         promoted: Whether readers ever saw it; one that they never saw is half-built, or was held.
         writer: The night that writes to it, or died while it did; "" where every row is as a whole night left it.
-        proof: Version by document id (None: not there) that reads through the alias gave when it was promoted.
+        proof: Ids of documents that tell it from the generation before, as read when it was promoted.
         evaluation: sha256 of the queries, qrels and metrics that `scores` come from; "" when never evaluated.
         scores: Value by metric.
     """
@@ -36,7 +36,7 @@ class Generation:
     live: bool = False
     promoted: bool = False
     writer: str = ""
-    proof: tuple[tuple[str, str | None], ...] = ()
+    proof: tuple[str, ...] = ()
     evaluation: str = ""
     scores: tuple[tuple[str, float], ...] = ()
 

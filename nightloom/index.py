@@ -91,7 +91,7 @@ class Index:
             parsed[1],
             promoted=PROMOTED in properties,
             writer=properties.get(WRITER, ""),
-            proof=tuple(json.loads(properties.get(PROOF) or "{}").items()),
+            proof=tuple(json.loads(properties.get(PROOF, "[]"))),
             evaluation=properties.get(f"{PROPERTY}evaluation", ""),
             scores=tuple(scores.items()),
         )
@@ -110,21 +110,16 @@ class Index:
         properties = {f"{PROPERTY}evaluation": evaluation, f"{PROPERTY}scores": json.dumps(dict(scores))}
         await self.connection.call(lambda: self.connection.set_properties(collection, properties))
 
-    async def finish(self, collection: str, *, in_place: bool = False) -> None:
-        """Keep with a generation that readers see it, and that every row is as a whole night left it.
-
-        Args:
-            collection: Physical name.
-            in_place: Its rows were changed, and what proved its promotion may hold no longer.
-        """
-        properties = {PROMOTED: "yes", WRITER: ""} | ({PROOF: ""} if in_place else {})
+    async def finish(self, collection: str) -> None:
+        """Keep with a generation that readers see it, and that every row is as a whole night left it."""
+        properties = {PROMOTED: "yes", WRITER: ""}
         await self.connection.call(lambda: self.connection.set_properties(collection, properties))
 
     async def promote(self, collection: str, proof: Mapping[str, str | None], *, instead_of: str | None) -> None:
         """Let the alias name a generation, and prove by reads through the alias that it does.
 
         An alter_alias can stick: the server goes on answering from the old collection, and the same call made again
-        heals it. So this switches and reads until the reads agree, and keeps with the generation what they agreed on.
+        heals it. So this switches and reads until the reads agree, and keeps with the generation what was read.
 
         Args:
             collection: Physical name; it is loaded first.
@@ -147,7 +142,7 @@ class Index:
                 f"the alias {self.alias!r} was switched to {collection} {PROOFS} times, and reads through it still"
                 " answer from another generation; look at the server, then run again"
             )
-        kept = {PROOF: json.dumps(dict(proof))}
+        kept = {PROOF: json.dumps(list(proof))}
         await self.connection.call(lambda: self.connection.set_properties(collection, kept))
 
     def _switch(self, collection: str, instead_of: str | None) -> None:

@@ -125,17 +125,18 @@ class Night:
                     f"rows of the live generation were not whole, and are made anew: {named(found.findings)}"
                 )
             elif interrupted:  # in place, and every document was whole when it died
-                await self.index.finish(live.name, in_place=True)
+                await self.index.finish(live.name)
 
     async def _check_readers(self, live: Generation) -> None:
         """Have readers see the generation that the alias names, which is not the same where a switch has stuck."""
-        proof = dict(live.proof)
+        versions = versions_of(self.live_heads)
+        proof = {key: versions.get(key) for key in live.proof}  # as the collection itself has them now
         if not live.promoted:  # the night that switched to it died before it could prove it
             seen = [one for one in self.generations if one.promoted and not one.live]
             before: dict[str, Head] = {}
             if seen:
                 _, before = await self.index.contents.read(max(seen, key=lambda one: one.created).name)
-            proof = proof_of(before, versions_of(self.live_heads))
+            proof = proof_of(before, versions)
         elif not proof or await self.index.reads_as(proof):
             return
         else:
@@ -428,7 +429,7 @@ class Night:
                 live = self.live.name if self.live else None
                 await self.index.promote(target.name, proof_of(self.live_heads, self.versions), instead_of=live)
             self._promoted = True
-        await self.index.finish(target.name, in_place=self.in_place)
+        await self.index.finish(target.name)
 
     @property
     def has_leftovers(self) -> bool:

@@ -41,7 +41,7 @@ def draw(rng: random.Random) -> tuple[tuple[Fault, ...], bool]:
 
 def _one_of(rng: random.Random, troubles: dict[str, Trouble]) -> Fault:
     name = rng.choice(list(troubles))
-    return Fault(name, rng.choice((2, 3)) if name in REPEATED else 1)
+    return Fault(name, 2 if name in REPEATED else 1)
 
 
 def install(faults: Sequence[Fault], sabotages: Sequence[str], alias: AliasMemory, journal: Path) -> None:

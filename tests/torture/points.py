@@ -13,6 +13,7 @@ from pymilvus import AsyncMilvusClient, MilvusClient
 
 from nightloom.contents import Contents
 from nightloom.index import Index
+from nightloom.milvus import Connection
 from nightloom.night import Night
 from nightloom.splitting import Splitter
 from tests.torture.calls import Due, die, wrap
@@ -44,8 +45,15 @@ class Point:
         """Whether a call with these positional arguments (collection and rows) is one of those meant."""
         if not self.rows:
             return True
-        heads = all(row["position"] == 0 for row in args[1])
+        heads = not any(_positions(args[1]))
         return heads == (self.rows == "heads")
+
+
+def _positions(rows: Sequence[Any]) -> list[int]:
+    """Of rows that are inserted, or of columns that are copied."""
+    if isinstance(rows[0], dict):
+        return [row["position"] for row in rows]
+    return next(list(field.scalars.long_data.data) for field in rows if field.field_name == "position")
 
 
 FIRST_NIGHT_POINTS = {
@@ -70,9 +78,9 @@ CLEARING_POINTS = {
 }
 COPYING_POINTS = {
     "before the copy": Point(Night, "settle", "before"),
-    "copied nodes sent": Point(MilvusClient, "upsert", "sent", "nodes"),
-    "copied nodes acknowledged": Point(MilvusClient, "upsert", "after", "nodes"),
-    "copied heads sent": Point(MilvusClient, "upsert", "sent", "heads"),
+    "copied nodes sent": Point(Connection, "write_columns", "sent", "nodes"),
+    "copied nodes acknowledged": Point(Connection, "write_columns", "after", "nodes"),
+    "copied heads sent": Point(Connection, "write_columns", "sent", "heads"),
 }
 SWITCHING_POINTS = {
     "before verify": Point(Night, "verify", "before"),

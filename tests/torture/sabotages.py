@@ -4,20 +4,31 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pymilvus import AsyncMilvusClient, MilvusClient
+from pymilvus import AsyncMilvusClient
+from pymilvus.client.utils import check_status
+from pymilvus.grpc_gen import milvus_pb2
 
 from nightloom import splitting as splitting_module
 from nightloom.audit import Audit
+from nightloom.columns import Columns, column
 from nightloom.contents import Contents
 from nightloom.index import Index
+from nightloom.milvus import Connection
 from nightloom.splitting import Node
 from tests.torture.calls import wrap
 
 
 def insert_for_upsert() -> None:
     """Writes are inserts."""
-    for owner in (AsyncMilvusClient, MilvusClient):
-        setattr(owner, "upsert", owner.insert)  # noqa: B010
+
+    def insert_columns(connection: Connection, collection: str, columns: Columns) -> int:
+        count = len(column(columns, "id"))
+        request = milvus_pb2.InsertRequest(collection_name=collection, fields_data=columns, num_rows=count)
+        check_status(connection._stub.Insert(request, timeout=connection.timeout_seconds).status)
+        return count
+
+    setattr(AsyncMilvusClient, "upsert", AsyncMilvusClient.insert)  # noqa: B010
+    wrap(Connection, "write_columns", lambda _original, args, _kwargs: insert_columns(*args))
 
 
 def random_ids() -> None:

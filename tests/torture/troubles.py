@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from pymilvus import AsyncMilvusClient, MilvusClient, MilvusException
 
 from nightloom import night as night_module
+from nightloom.milvus import Connection
 from nightloom.night import Night
 from tests.torture.calls import Due, wrap
 from tests.torture.model import HashEmbedder
@@ -145,8 +146,8 @@ WRITING: dict[str, Trouble] = {
     "insert torn": tear,
 }
 COPYING: dict[str, Trouble] = {
-    "copy refused": partial(refuse_before, MilvusClient, "upsert"),
-    "copy acknowledgement lost": partial(lose_acknowledgement, MilvusClient, "upsert"),
+    "copy refused": partial(refuse_before, Connection, "write_columns"),
+    "copy acknowledgement lost": partial(lose_acknowledgement, Connection, "write_columns"),
     "query refused": partial(refuse_before, MilvusClient, "query"),
     "scan refused": partial(refuse_before, MilvusClient, "query_iterator"),
     "load refused": partial(refuse_before, MilvusClient, "load_collection"),

@@ -14,7 +14,7 @@ TEST_PROCESSES ?= 2
 
 QUESTION := "What does the with statement do when an exception is raised?"
 
-.PHONY: help demo test install lint lock milvus bench clean
+.PHONY: help demo test install lint lock milvus bench torture clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +77,9 @@ bench: $(VENV)/installed-dev ## Measure what the README says
 	$(BIN)/python benchmarks/prefect_cost.py
 	$(BIN)/python benchmarks/copy_forward.py
 	$(BIN)/python benchmarks/second_night.py
+
+torture: $(VENV)/installed-dev ## Kill 200 nights at random, on Milvus Lite and on a real server, and compare every row
+	$(BIN)/python benchmarks/torture.py
 
 clean: ## Remove what the demo and the tools wrote; .venv stays
 	rm -rf data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache corpora/demo/topics

@@ -29,6 +29,7 @@ from nightloom.rows import READ_ROWS, WRITE_ROWS, Row, checked_node_id
 
 if TYPE_CHECKING:
     from llama_index.vector_stores.milvus import MilvusVectorStore
+    from pymilvus.milvus_client import IndexParams
 
 Result = TypeVar("Result")
 
@@ -111,8 +112,19 @@ class Connection:
             again: Also where it was loaded before: somebody may have released it since.
         """
         if again or collection not in self._loaded:
-            await self.call(lambda: self.client.load_collection(collection, timeout=LOAD_SECONDS))
+            await self.call(lambda: self._load(collection))
             self._loaded.add(collection)
+
+    def _load(self, collection: str) -> None:
+        # A process that was killed while it created the collection may have left it without its index.
+        if not self.client.list_indexes(collection):
+            self.client.create_index(collection, self._indexes(), timeout=self.timeout_seconds)
+        self.client.load_collection(collection, timeout=LOAD_SECONDS)
+
+    def _indexes(self) -> "IndexParams":
+        indexes = self.client.prepare_index_params()
+        indexes.add_index("embedding", index_name="embedding", index_type="FLAT", metric_type=self.settings.metric)
+        return indexes
 
     async def count(self, collection: str) -> int:
         """Rows, physical duplicates included; a strong read, so that reads after it see every write before it."""
@@ -261,12 +273,10 @@ class Connection:
         schema.add_field("position", DataType.INT64)
         schema.add_field("total", DataType.INT64)
         schema.add_field("uri", DataType.VARCHAR, max_length=MAX_VARCHAR_BYTES)
-        indexes = client.prepare_index_params()
-        indexes.add_index("embedding", index_name="embedding", index_type="FLAT", metric_type=self.settings.metric)
         client.create_collection(
             collection,
             schema=schema,
-            index_params=indexes,
+            index_params=self._indexes(),
             consistency_level="Bounded",
             properties=dict(properties),
             timeout=self.timeout_seconds,

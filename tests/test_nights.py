@@ -79,6 +79,34 @@ async def test_rows_hold_the_typed_fields_of_the_design(home: Home) -> None:
     assert str(home.folder) not in stored, "a path of this machine is in the index"
 
 
+async def test_another_folder_machine_path_or_file_time_changes_nothing(home: Home, tmp_path: Path) -> None:
+    first = await night(home)
+    before = await home.rows()
+    elsewhere = tmp_path / "another machine" / "of another user"
+    elsewhere.mkdir(parents=True)
+    uri = home.uri if home.uri.startswith("http") else str(home.folder / home.uri)
+    moved = Home(elsewhere, uri, home.name)
+    moved.write(TEXTS)
+    moved.configure()
+    for age, file in enumerate(sorted((elsewhere / "texts").iterdir())):
+        os.utime(file, (1_000_000_000 + age, 1_000_000_000 + age))
+
+    second = await night(moved)
+    assert second["outcome"] == "unchanged"
+    assert second["fingerprint"] == first["fingerprint"]
+    assert second["nodes"] == {"embedded": 0, "copied": 0, "deleted": 0, "total": len(before)}
+    assert await moved.rows() == before
+
+    anew = Home(elsewhere, uri, f"{home.name}_anew")
+    anew.configure()
+    await night(anew)
+    after = await anew.rows()
+    fields = ("document_id", "version", "position", "total", "uri", "text")
+    assert {key: [row[field] for field in fields] for key, row in after.items()} == {
+        key: [row[field] for field in fields] for key, row in before.items()
+    }
+
+
 async def test_a_night_embeds_only_what_changed_and_removes_what_is_gone(home: Home) -> None:
     await night(home)
     before = await home.rows()

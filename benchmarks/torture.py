@@ -1,0 +1,97 @@
+"""Nights killed at random moments, at named points, and with five random faults each, against a model of the rows.
+
+    python benchmarks/torture.py [--kills 200] [--seed N] [--uri http://127.0.0.1:19530] [--update in_place]
+
+Half of the kills are on a Milvus server (one of its own, unless there is an address), half on Milvus Lite. Prints what
+happened. Where the index is ever not what the model says, it says so with the seed that replays it, and exits with 1.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from prefect.settings import get_current_settings
+
+from deployments.local_milvus import local_milvus
+from flows.prefect_api import prefect_api
+from tests.torture.campaign import Torture, settle, summary
+from tests.torture.checker import TortureFailed
+from tests.torture.child import start_fork_server
+from tests.torture.points import (
+    BUILDING_POINTS,
+    CLEARING_POINTS,
+    COPYING_POINTS,
+    FIRST_NIGHT_POINTS,
+    IN_PLACE_POINTS,
+    LAST_POINTS,
+    SWITCHING_POINTS,
+)
+from tests.torture.setting import Setting
+
+GROUPS = ([*BUILDING_POINTS, *CLEARING_POINTS], [*COPYING_POINTS, *SWITCHING_POINTS], LAST_POINTS)
+FAULTY_NIGHTS_A_KILL = 0.2
+"""Nights with five random faults, for each night that is killed at random."""
+
+
+@contextlib.contextmanager
+def milvus(uri: str | None, folder: Path) -> Iterator[str]:
+    """The server that was named, or one of our own."""
+    if uri:
+        yield uri
+        return
+    with local_milvus(folder) as server:
+        yield server.uri
+
+
+def one_torture(setting: Setting, seed: int, kills: int) -> None:
+    """Everything, on one Milvus, and a line about it."""
+    began = time.monotonic()
+    with Torture(setting, seed) as torture:
+        torture.kill_at_each(FIRST_NIGHT_POINTS)
+        settle(torture)
+        torture.kill_at_random(kills)
+        torture.whole_night()
+        for points in [IN_PLACE_POINTS] if setting.in_place else GROUPS:
+            torture.kill_at_each(points)
+        torture.random_faults(int(kills * FAULTY_NIGHTS_A_KILL))
+        torture.change()
+        torture.whole_night()
+    print(f"{summary(torture)}; {time.monotonic() - began:.0f} s", flush=True)
+
+
+def main() -> int:
+    """Run the torture; exit code 1 where it found anything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
+    parser.add_argument("--uri", help="a Milvus server; its collections torture_* are left behind")
+    parser.add_argument("--update", choices=["generation", "in_place"], default="generation")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    start_fork_server()
+    with tempfile.TemporaryDirectory() as name, prefect_api(), milvus(arguments.uri, Path(name, "milvus")) as uri:
+        api = str(get_current_settings().api.url)
+        half = arguments.kills // 2
+        try:
+            for kind, address, kills in (("lite", "index.db", half), ("server", uri, arguments.kills - half)):
+                alias = f"torture_{kind}_{os.getpid()}"
+                one_torture(Setting(Path(name, kind), address, api, alias, arguments.update), arguments.seed, kills)
+        except TortureFailed as error:
+            print(f"{error}\nreplay: python benchmarks/torture.py --kills {arguments.kills} --seed {arguments.seed}")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

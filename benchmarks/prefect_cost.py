@@ -71,6 +71,7 @@ async def timed_steps(file: Path) -> float:
     """Seconds of the same steps, one after the other, without Prefect."""
     started = time.monotonic()
     async with open_night(load_corpus(file), None) as night:
+        await night.read_state()
         listing = one_listing([list_source(source) for source in night.corpus.sources])
         for shard in await night.make_plan(listing):
             work = await asyncio.to_thread(night.load, shard)

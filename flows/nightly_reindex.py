@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.states import Completed
+from prefect.utilities.annotations import quote
 
 from flows.names import run_name
 from nightloom.changes import (
@@ -26,6 +27,7 @@ from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.insert import insert, settle, verify
 from tasks.load import load
+from tasks.plan import plan, read_state
 from tasks.promote import promote, prune
 from tasks.publish import ProgressArtifact, publish, reported
 
@@ -79,10 +81,9 @@ async def nightly_reindex(
     }
     begun = begin(corpus_file, sections, allow_removals=allow_removals, repair=repair)
     async with begun as night, reported(night):
+        await read_state(night)
         listing = await download_all(night)
-        with night.progress.stage("plan"):
-            work = await night.make_plan(listing)
-        await index_shards(night, work)
+        await index_shards(night, await plan(night, quote(listing)))  # type: ignore[call-overload]  # Prefect takes the quote off
         night.check_taken()
         if night.has_changes:
             await settle(night)

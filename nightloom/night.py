@@ -106,7 +106,12 @@ class Night:
         self._claimed = self._resumed = self._promoted = False
 
     async def read_state(self) -> None:
-        """Read from Milvus what is live, and what an earlier night left half-built."""
+        """Read from Milvus what is live, and what an earlier night left half-built.
+
+        Raises:
+            IndexInputError: The alias, or a collection of its name, is not ours.
+        """
+        self.warnings = []
         self.generations = await self.index.generations()
         self.live = next((generation for generation in self.generations if generation.live), None)
         if self.live:
@@ -444,7 +449,8 @@ class Night:
         """
         known = {generation.name for generation in self.generations}
         found = disposable(await self.index.generations(), self.corpus.index.keep)
-        dropped = [generation for generation in found if generation.name in known]
+        mine = self.index.contents.writer  # a creation that failed half-way and was made again leaves one behind
+        dropped = [generation for generation in found if generation.name in known or generation.writer == mine]
         return [generation.name for generation in dropped if await self.index.drop(generation)]
 
     @property
@@ -544,7 +550,7 @@ async def open_night(
 ) -> AsyncIterator[Night]:
     """Open everything that a night needs; its downloads are gone when it ends.
 
-    The arguments are those of `Night`.
+    The arguments are those of `Night`; `read_state` is the first thing to ask of it.
 
     Raises:
         InputError: Corpus, embedder, golden queries or Milvus are not as they should be; nothing was written.
@@ -555,7 +561,6 @@ async def open_night(
             night = await asyncio.to_thread(
                 Night, corpus, index, Path(folder), progress, allow_removals=allow_removals, repair=repair
             )
-            await night.read_state()
             yield night
 
 

@@ -55,9 +55,10 @@ async def lease(corpus: Corpus) -> AsyncIterator[None]:
     async with get_client() as client:
         with suppress(ObjectAlreadyExists):
             await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+        earlier = await _signature(_trying(name))
         held = await _acquire(client, name)
-        if held is None and await _release_of_the_dead(client, name):
-            held = await _acquire(client, name)
+        if held is None and await _is_over(client, await _signature(name) or earlier):
+            held = await _take_over(client, name, earlier)
         if held is None:
             raise IndexBusy(
                 f"another night over {corpus.name!r} in {corpus.milvus.uri} is under way ({await _holder(name)}); this"
@@ -76,6 +77,8 @@ async def lease(corpus: Corpus) -> AsyncIterator[None]:
 
 async def _acquire(client: PrefectClient, name: str) -> UUID | None:
     """The id of a lease; None where another night has one."""
+    me = {"flow_run": runtime.flow_run.id, "host": platform.node(), "pid": os.getpid(), "process": _PROCESS}
+    await Variable.aset(_record(_trying(name)), me, overwrite=True)
     try:
         answer = await client.increment_concurrency_slots_with_lease([name], 1, "concurrency", LEASE_SECONDS)
     except httpx.HTTPStatusError as error:
@@ -83,8 +86,7 @@ async def _acquire(client: PrefectClient, name: str) -> UUID | None:
             return None
         raise
     held = UUID(answer.json()["lease_id"])
-    me = {"lease": str(held), "flow_run": runtime.flow_run.id, "host": platform.node(), "pid": os.getpid()}
-    await Variable.aset(_record(name), {**me, "process": _PROCESS}, overwrite=True)
+    await Variable.aset(_record(name), {**me, "lease": str(held)}, overwrite=True)
     return held
 
 
@@ -110,6 +112,11 @@ def _record(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
+def _trying(name: str) -> str:
+    """Where a night signs before it asks for a lease."""
+    return f"{name}-trying"
+
+
 async def _signature(name: str) -> dict[str, Any]:
     found: Any = await Variable.aget(_record(name), default=None)
     return found if isinstance(found, dict) else {}
@@ -120,13 +127,30 @@ async def _holder(name: str) -> str:
     return f"flow run {signed.get('flow_run')}, process {signed.get('pid')} on {signed.get('host')}"
 
 
-async def _release_of_the_dead(client: PrefectClient, name: str) -> bool:
-    """Give back the lease of a night that can be seen to be dead."""
-    signed = await _signature(name)
-    if not signed or not (_is_dead(signed) or await _has_ended(client, signed.get("flow_run"))):
-        return False
-    await client.release_concurrency_slots_with_lease(UUID(signed["lease"]))
-    return True
+async def _take_over(client: PrefectClient, name: str, earlier: dict[str, Any]) -> UUID | None:
+    """The lease of a night that is over.
+
+    Args:
+        client: Of the API.
+        name: Of the lease.
+        earlier: Who tried to get it before this night did: killed before it could sign, it holds a lease that nobody
+            knows the id of, and only a new limit ends that.
+    """
+    held = None
+    if signed := await _signature(name):
+        await client.release_concurrency_slots_with_lease(UUID(signed["lease"]))
+        held = await _acquire(client, name)
+    if held is None and await _is_over(client, earlier):
+        with suppress(ObjectNotFound):
+            await client.delete_global_concurrency_limit_by_name(name)
+        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+        held = await _acquire(client, name)
+    return held
+
+
+async def _is_over(client: PrefectClient, signed: dict[str, Any]) -> bool:
+    """Whether the night that signed can be seen to be over."""
+    return bool(signed) and (_is_dead(signed) or await _has_ended(client, signed.get("flow_run")))
 
 
 def _is_dead(signed: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from tests.torture.faults import draw
 from tests.torture.model import SOURCE, HashEmbedder, ModelCorpus, State
 from tests.torture.points import CLEARING_POINTS
 from tests.torture.reader import Reader, Reads
-from tests.torture.setting import KEEP, Setting, Tally, drop_leases
+from tests.torture.setting import KEEP, Setting, Tally
 
 NIGHT_SECONDS = 120
 CHANGES = (1, 5)
@@ -23,9 +23,6 @@ SAME_CORPUS = 0.25
 """Share of nights before which nothing changes: what a killed night left is then taken up as it is."""
 KILLS_BETWEEN_WHOLE_NIGHTS = 5
 SHOWN_NIGHTS = 12
-UNSIGNED = "another night over"
-"""What a night is refused with where the one before was killed between taking its lease and signing it: who died is
-then not known for as long as the lease lasts."""
 
 
 class Torture(AbstractContextManager["Torture"]):
@@ -156,10 +153,6 @@ class Torture(AbstractContextManager["Torture"]):
         self._changes = []
         try:
             ended = self._run(order, kill_after)
-            if ended.outcome == "refused" and UNSIGNED in ended.reason:
-                self.tally.unsigned += 1
-                drop_leases(self.setting)
-                ended = self._run(order, kill_after)
             self.history[-1] += f": {ended.outcome} after {ended.seconds:.2f} s: {ended.reason}"
             if ended.outcome == "broken":
                 raise RuntimeError(f"the torture itself is broken: {ended.reason}\n{log_end(order)}")
@@ -262,7 +255,6 @@ def summary(torture: Torture) -> str:
         f"{where}, {setting.update}, seed {torture.seed}: {tally.nights} nights, {tally.kills} killed at random,"
         f" {tally.point_kills} at named points, {tally.failed} failed by themselves, {tally.fired} of {tally.drawn}"
         f" random faults struck; {tally.whole} whole, {tally.resumed} of them took up a half-built generation,"
-        f" {tally.unsigned} waited for a lease that nobody signed;"
         f" {tally.looks} looks; {reads.whole} reads, {reads.failed} requests that a retry mended within"
         f" {reads.longest_seconds:.1f} s"
     )

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from tests.torture.model import MAX_TOKENS, SOURCE
 
 KEEP = 1
@@ -72,7 +70,6 @@ class Tally:
         failed: Nights that ended by themselves with an error.
         resumed: Whole nights that took up what another had left half-built.
         looks: Of the whole index, compared with the model row for row.
-        unsigned: Nights that found a lease in the way of which nobody knew who had it.
         drawn: Faults in nights with five of them.
         fired: Of those, the ones that came about before the night ended.
     """
@@ -84,14 +81,5 @@ class Tally:
     failed: int = 0
     resumed: int = 0
     looks: int = 0
-    unsigned: int = 0
     drawn: int = 0
     fired: int = 0
-
-
-def drop_leases(setting: Setting) -> None:
-    """Do at once what time would do: away with the lease of a night that was killed."""
-    limits = httpx.post(f"{setting.api}/v2/concurrency_limits/filter", json={"limit": 200}, timeout=30)
-    for limit in limits.raise_for_status().json():
-        if setting.alias in limit["name"]:
-            httpx.delete(f"{setting.api}/v2/concurrency_limits/{limit['id']}", timeout=30).raise_for_status()

@@ -27,8 +27,8 @@ from tests.builders import make_document
 from tests.nights import Home, live_name, night
 
 DIM = 8
-EXAMPLES = 8
-STEPS = 8
+EXAMPLES = 5
+STEPS = 6
 NAMES = st.sampled_from(["a.txt", "b'c\\.txt", 'd"\ne.txt', "日本.txt"])
 LONG, AS_LONG = "Some words of one text. " * 90, "Many words of one text. " * 90
 """Of as many nodes as each other: no count can tell a mixture of them."""

@@ -5,11 +5,12 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -92,11 +93,7 @@ def ask(
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
     from nightloom.screen import show_hits  # noqa: PLC0415
 
-    async def find() -> list[Any]:
-        loaded = load_corpus(corpus)
-        return await live.ask(loaded, await _token(loaded), question, top_k)
-
-    hits = _finish(find(), as_json=as_json)
+    hits = _answer(corpus, lambda loaded, token: live.ask(loaded, token, question, top_k), as_json=as_json)
     if as_json:
         passages = [dataclasses.asdict(hit) for hit in hits]
         print(json.dumps({"question": question, "passages": passages}, ensure_ascii=False))  # noqa: T201
@@ -116,11 +113,11 @@ def evaluate(
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
     from nightloom.evaluation import write_trec_run  # noqa: PLC0415
 
-    async def score() -> Any:
-        loaded = load_corpus(corpus)
-        return await live.evaluate_live(loaded, await _token(loaded), _other_golden(loaded, queries, qrels))
-
-    judged, scores = _finish(score(), as_json=as_json)
+    judged, scores = _answer(
+        corpus,
+        lambda loaded, token: live.evaluate_live(loaded, token, _other_golden(loaded, queries, qrels)),
+        as_json=as_json,
+    )
     if trec_run:
         write_trec_run(trec_run, scores.rankings, judged.names, tag="nightloom")
     if as_json:
@@ -154,11 +151,7 @@ def status(corpus: CorpusFile, as_json: AsJson = False) -> None:
     """Show what is live: alias, generation, documents, nodes, fingerprint, when."""
     from nightloom import live  # noqa: PLC0415  seconds to import
 
-    async def look() -> Any:
-        loaded = load_corpus(corpus)
-        return await live.status(loaded, await _token(loaded))
-
-    found = _finish(look(), as_json=as_json)
+    found = _answer(corpus, live.status, as_json=as_json)
     if as_json:
         print(json.dumps(dataclasses.asdict(found) | {"created": found.created.isoformat()}))  # noqa: T201
         return
@@ -187,11 +180,7 @@ def verify(
     """
     from nightloom import operate  # noqa: PLC0415  seconds to import
 
-    async def look() -> Any:
-        loaded = load_corpus(corpus)
-        return await operate.verify_live(loaded, await _token(loaded))
-
-    live, found = _finish(look(), as_json=as_json)
+    live, found = _answer(corpus, operate.verify_live, as_json=as_json)
     if repair and found.findings:
         err.print(f"{len(found.findings)} documents are not whole; a night makes them anew", highlight=False)
         raise typer.Exit(_night(corpus, as_json=as_json, repair=True))
@@ -212,11 +201,7 @@ def generations(corpus: CorpusFile, as_json: AsJson = False) -> None:
     """Show every generation of the index, newest first: name, state, documents, nodes, fingerprint, created."""
     from nightloom import operate  # noqa: PLC0415  seconds to import
 
-    async def look() -> Any:
-        loaded = load_corpus(corpus)
-        return await operate.list_generations(loaded, await _token(loaded))
-
-    found = _finish(look(), as_json=as_json)
+    found = _answer(corpus, operate.list_generations, as_json=as_json)
     if as_json:
         rows = [dataclasses.asdict(one) | {"created": one.created.isoformat()} for one in found]
         print(json.dumps({"generations": rows}))  # noqa: T201
@@ -239,11 +224,7 @@ def rollback(
     """Let readers see an earlier generation again: an alias switch, proven by reads through it."""
     from nightloom import operate  # noqa: PLC0415  seconds to import
 
-    async def switch() -> Any:
-        loaded = load_corpus(corpus)
-        return await operate.roll_back(loaded, await _token(loaded), to)
-
-    made = _finish(switch(), as_json=as_json)
+    made = _answer(corpus, lambda loaded, token: operate.roll_back(loaded, token, to), as_json=as_json)
     if as_json:
         print(json.dumps(dataclasses.asdict(made)))  # noqa: T201
         return
@@ -264,19 +245,11 @@ def drop(
     """Drop a generation for good; never the live one, nor one that any alias names."""
     from nightloom import operate  # noqa: PLC0415  seconds to import
 
-    async def find() -> Any:
-        loaded = load_corpus(corpus)
-        return await operate.find_droppable(loaded, await _token(loaded), name)
-
-    async def drop_it() -> None:
-        loaded = load_corpus(corpus)
-        await operate.drop_generation(loaded, await _token(loaded), name)
-
-    found = _finish(find(), as_json=as_json)
+    found = _answer(corpus, lambda loaded, token: operate.find_droppable(loaded, token, name), as_json=as_json)
     if not yes:
         says = f"Drop {name} ({found.state}; {found.documents} documents, {found.nodes} nodes) for good?"
         typer.confirm(says, abort=True, err=True)
-    _finish(drop_it(), as_json=as_json)
+    _answer(corpus, lambda loaded, token: operate.drop_generation(loaded, token, name), as_json=as_json)
     if as_json:
         print(json.dumps({"dropped": name}))  # noqa: T201
     else:
@@ -297,7 +270,7 @@ def check(corpus: CorpusFile) -> None:
     raise typer.Exit(CorpusFileError.exit_code if failed else 0)
 
 
-async def _token(corpus: Corpus) -> Any:
+async def _token(corpus: Corpus) -> SecretStr | None:
     if corpus.milvus.token_block is None:
         from nightloom.secrets import milvus_token as from_environment  # noqa: PLC0415
 
@@ -317,10 +290,17 @@ def _other_golden(corpus: Corpus, queries: Path | None, qrels: Path | None) -> E
     return base.model_copy(update=files) if base else EvaluationSettings.model_validate(files)
 
 
-def _finish(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
-    """Run to the end; an error of ours is a message and an exit code, not a traceback."""
+def _answer(
+    corpus: Path, ask: Callable[[Corpus, SecretStr | None], Coroutine[Any, Any, Result]], *, as_json: bool
+) -> Result:
+    """What a corpus and its token give; an error of ours is a message and an exit code, not a traceback."""
+
+    async def work() -> Result:
+        loaded = load_corpus(corpus)
+        return await ask(loaded, await _token(loaded))
+
     try:
-        return asyncio.run(work)
+        return asyncio.run(work())
     except KeyboardInterrupt:
         raise _interrupted("interrupted") from None
     except NightloomError as error:

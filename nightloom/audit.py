@@ -11,8 +11,6 @@ from nightloom.rows import ALL_ROWS, HEAD_FIELDS, HEADS, checked_id, head_of
 
 NAMED_DOCUMENTS = 10
 """How many documents a message names before it only counts them."""
-COUNTED_ALONE = 1
-"""Documents of a range that is not halved any further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +66,19 @@ class Audit:
         return {key: head for key, head in self.heads.items() if key not in damaged}
 
 
+def read_heads(connection: Connection, collection: str) -> dict[str, Head]:
+    """The head of every indexed document, by document id, as the last strong read left them."""
+    batches = connection.scan(collection, HEADS, HEAD_FIELDS)
+    return {row["document_id"]: head_of(row) for batch in batches for row in batch}
+
+
 def audit(connection: Connection, collection: str) -> Audit:
     """Look at every row of a generation, and at the physical duplicates that only count(*) shows.
 
     Memory grows with the documents, not with the rows.
     """
     rows = connection.count_now(collection)
-    heads = {
-        row["document_id"]: head_of(row) for batch in connection.scan(collection, HEADS, HEAD_FIELDS) for row in batch
-    }
+    heads = read_heads(connection, collection)
     right: Counter[str] = Counter()
     every: Counter[str] = Counter()
     for batch in connection.scan(collection, ALL_ROWS, ("document_id", "version", "position", "total")):
@@ -115,7 +117,7 @@ def _duplicates(
     copies = counted - sum(every[key] for key in documents)
     if copies <= 0:
         return {}
-    if len(documents) == COUNTED_ALONE:
+    if len(documents) == 1:
         return {documents[0]: copies}
     half = len(documents) // 2
     return {

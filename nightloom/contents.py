@@ -8,22 +8,20 @@ from uuid import uuid4
 
 import numpy as np
 
-from nightloom.audit import Audit, audit, named
+from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, named, read_heads
 from nightloom.columns import Columns, in_requests, select, wanted
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import PROPERTY
 from nightloom.milvus import Connection, translated
-from nightloom.planning import Head, versions_of
+from nightloom.planning import Head, rows_of, versions_of
 from nightloom.rows import (
-    HEAD_FIELDS,
     HEADS,
     NOT_HEADS,
     REQUEST_BYTES,
     Hit,
     among,
     beyond,
-    head_of,
     hit_of,
     parts,
     text_node,
@@ -78,11 +76,7 @@ class Contents:
     async def read(self, collection: str) -> tuple[int, dict[str, Head]]:
         """Rows, physical duplicates included, and the head of every indexed document by document id."""
         rows = await self.connection.count(collection)
-        return rows, await self.connection.call(lambda: self._heads(collection))
-
-    def _heads(self, collection: str) -> dict[str, Head]:
-        batches = self.connection.scan(collection, HEADS, HEAD_FIELDS)
-        return {row["document_id"]: head_of(row) for batch in batches for row in batch}
+        return rows, await self.connection.call(lambda: read_heads(self.connection, collection))
 
     async def audit(self, collection: str) -> Audit:
         """Look at every row."""
@@ -105,7 +99,7 @@ class Contents:
         """
         rows, heads = await self.read(collection)
         versions = versions_of(heads)
-        total = sum(head.total for head in heads.values())
+        total = rows_of(heads.values())
         counted = versions == dict(expected) and rows == total
         if counted and not every_row:
             return rows
@@ -115,7 +109,7 @@ class Contents:
         other = sorted(key for key in {*versions, *expected} if versions.get(key) != expected.get(key))
         names = [heads[key].uri if key in heads else key for key in other if key not in found.damaged]
         says = [named(found.findings)] if found.findings else []
-        says += [f"not of tonight's version: {', '.join(names[:10])}"] if names else []
+        says += [f"not of tonight's version: {', '.join(names[:NAMED_DOCUMENTS])}"] if names else []
         raise IndexInconsistent(
             f"{collection} holds {rows} rows where its heads count {total}; wrong documents:"
             f" {'; '.join(says) or 'none that a scan can name'}; run again to mend them"

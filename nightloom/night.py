@@ -20,7 +20,7 @@ from nightloom.fingerprint import fingerprint
 from nightloom.gate import check_quarantine, check_removals
 from nightloom.generations import Generation, disposable, half_built
 from nightloom.index import Index, open_index, proof_of
-from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, versions_of
+from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
 from nightloom.progress import Progress
 from nightloom.reading import read_document
 from nightloom.report import DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
@@ -122,7 +122,7 @@ class Night:
         rows, self.live_heads = await self.index.contents.read(live.name)
         await self._check_readers(live)
         interrupted = live.promoted and live.writer != ""
-        if self.repair or interrupted or rows != sum(head.total for head in self.live_heads.values()):
+        if self.repair or interrupted or rows != rows_of(self.live_heads.values()):
             found = await self.index.contents.audit(live.name)
             self.damaged = found.damaged
             if found.findings:
@@ -298,9 +298,9 @@ class Night:
             if self.target is None:
                 now = datetime.now(UTC)
                 self.target = await self.index.create(self.fingerprint, dim, self.generations, now)
+                self._claimed = True
             elif not self._claimed:
-                await self.index.contents.claim(self.target.name)
-            self._claimed = True
+                await self._claim(self.target)
             return self.target
 
     def count_shard(self, work: ShardNodes, written: int) -> None:
@@ -370,9 +370,8 @@ class Night:
             rows = await self.index.contents.copy(self.live.name, target.name, versions)
         self.versions |= versions
         self.nodes.copied = self._reused + rows
-        before = sum(head.total for head in self.live_heads.values())
         done = [head for head in self.plan.done.values() if self._is_live(head)]
-        self.nodes.deleted = before - sum(head.total for head in (*staying.values(), *done))
+        self.nodes.deleted = rows_of(self.live_heads.values()) - rows_of((*staying.values(), *done))
         return rows
 
     def _is_live(self, head: Head) -> bool:
@@ -392,10 +391,11 @@ class Night:
             IndexInconsistent: Names the documents that are wrong.
         """
         target = self._target()
-        lost = [entry.uri for entry in self.quarantined if entry.id in self._lost]
+        lost = self._lost
         if lost:
+            uris = [entry.uri for entry in self.quarantined if entry.id in lost]
             self.warnings.append(
-                f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(lost)}"
+                f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(uris)}"
             )
         contents = self.index.contents
         self.nodes.total = await contents.verify(target.name, self.versions, every_row=self._resumed)
@@ -487,7 +487,7 @@ class Night:
         """What the night has done so far."""
         generation = self.target or self.live
         if not self.target or not self.has_changes:
-            self.nodes.total = sum(head.total for head in self.live_heads.values())
+            self.nodes.total = rows_of(self.live_heads.values())
         quarantined = {entry.id for entry in self.quarantined}
         indexed = {planned.ref.id for planned in self.plan.work} | self.plan.done.keys()
         indexed -= quarantined

@@ -1,6 +1,6 @@
 """What tonight has to do: each document of the corpus against what the index already holds."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nightloom.corpus import ShardSettings
@@ -31,6 +31,11 @@ class Head:
 def versions_of(heads: Mapping[str, Head]) -> dict[str, str]:
     """The version of every document, by document id."""
     return {key: head.version for key, head in heads.items()}
+
+
+def rows_of(heads: Iterable[Head]) -> int:
+    """How many rows these documents have, as their heads count them."""
+    return sum(head.total for head in heads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,9 +116,7 @@ def checked_id(value: str) -> str:
     Raises:
         IndexRefused: It is none.
     """
-    if not _ID.fullmatch(value):
-        raise IndexRefused(f"{value!r} is no id of {ID_HEX_DIGITS} hex digits, and goes into no filter")
-    return value
+    return _checked(value, _ID, f"id of {ID_HEX_DIGITS} hex digits")
 
 
 def checked_node_id(value: str) -> str:
@@ -127,8 +125,12 @@ def checked_node_id(value: str) -> str:
     Raises:
         IndexRefused: It is none.
     """
-    if not _NODE_ID.fullmatch(value):
-        raise IndexRefused(f"{value!r} is no id of a node, and goes into no filter")
+    return _checked(value, _NODE_ID, "id of a node")
+
+
+def _checked(value: str, pattern: re.Pattern[str], what: str) -> str:
+    if not pattern.fullmatch(value):
+        raise IndexRefused(f"{value!r} is no {what}, and goes into no filter")
     return value
 
 

@@ -49,7 +49,7 @@ demo: install ## Index the Python topics into an embedded Milvus, evaluate, ask
 	@echo '  cp corpora/template.toml corpora/docs.toml    # then your own folder: see README.md'
 
 test: lint ## Linters, types, import contract, and every test that this machine can run
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev ## ruff, mypy --strict, the import contract
 	$(BIN)/ruff check .

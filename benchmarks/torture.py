@@ -28,18 +28,9 @@ from flows.prefect_api import prefect_api
 from tests.torture.campaign import Torture, settle, summary
 from tests.torture.checker import TortureFailed
 from tests.torture.child import start_fork_server
-from tests.torture.points import (
-    BUILDING_POINTS,
-    CLEARING_POINTS,
-    COPYING_POINTS,
-    FIRST_NIGHT_POINTS,
-    IN_PLACE_POINTS,
-    LAST_POINTS,
-    SWITCHING_POINTS,
-)
+from tests.torture.points import FIRST_NIGHT_POINTS, GROUPS, IN_PLACE_POINTS
 from tests.torture.setting import Setting
 
-GROUPS = ([*BUILDING_POINTS, *CLEARING_POINTS], [*COPYING_POINTS, *SWITCHING_POINTS], LAST_POINTS)
 FAULTY_NIGHTS_A_KILL = 0.2
 """Nights with five random faults, for each night that is killed at random."""
 
@@ -62,7 +53,7 @@ def one_torture(setting: Setting, seed: int, kills: int) -> None:
         settle(torture)
         torture.kill_at_random(kills)
         torture.whole_night()
-        for points in [IN_PLACE_POINTS] if setting.in_place else GROUPS:
+        for points in [IN_PLACE_POINTS] if setting.in_place else GROUPS.values():
             torture.kill_at_each(points)
         torture.random_faults(int(kills * FAULTY_NIGHTS_A_KILL))
         torture.change()

@@ -37,7 +37,7 @@ async def showing(what: str) -> AsyncIterator[None]:
         async with asyncio.timeout(SHOWING_SECONDS):
             yield
     except (httpx.HTTPError, PrefectException, TimeoutError, OSError) as error:
-        get_run_logger().warning("the UI does not take the %s: %s", what, error or type(error).__name__)
+        get_run_logger().warning("the UI does not take the %s: %s", what, str(error) or type(error).__name__)
 
 
 def artifact_key(corpus: str, what: str) -> str:

@@ -8,7 +8,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from typer.testing import CliRunner
+
+from flows.console import app
 from nightloom.corpus import SourceSettings
 from nightloom.documents import Document, DocumentRef
 from nightloom.sources import list_source
@@ -50,6 +54,14 @@ def make_document(text: str, uri: str = "pages/page.txt") -> Document:
     """A document that has been read."""
     content = hashlib.sha256(text.encode()).hexdigest()
     return Document(DocumentRef(uri, uri, "pages", content, None, len(text.encode())), "", text)
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, which spares the seconds that imports take."""
+    words = [str(argument) for argument in arguments]
+    with mock.patch.dict(os.environ):
+        ended = CliRunner().invoke(app, words, catch_exceptions=False)
+    return subprocess.CompletedProcess(words, ended.exit_code, ended.stdout, ended.stderr)
 
 
 def console(

@@ -3,15 +3,10 @@
 import atexit
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import hypothesis
 import pytest
 
@@ -32,12 +27,17 @@ os.environ.update(
     }
 )
 
-from deployments.local_milvus import LocalMilvusUnavailable, local_milvus  # noqa: E402  the environment comes first
+from prefect.events.worker import EventsWorker  # noqa: E402  the environment comes first
+from prefect.logging.handlers import APILogWorker  # noqa: E402
+from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
+
+from deployments.local_milvus import LocalMilvusUnavailable, start  # noqa: E402
 from nightloom.corpus import EmbedderSettings  # noqa: E402
 from nightloom.documents import document_id  # noqa: E402
 from nightloom.embedding import Embedder  # noqa: E402
 from tests.builders import MODEL, ROOT  # noqa: E402
 from tests.nights import TEXTS, Home  # noqa: E402
+from tests.prefect_server import PrefectServer  # noqa: E402
 
 # A busy machine is slow, and no property is about time.
 hypothesis.settings.register_profile(
@@ -45,27 +45,14 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any machine")
 
-TOGETHER = {"test_browser.py": "test_prefect.py"}
-"""Files that share a stack which is costly to start: one process runs them."""
 FIRST = ("test_torture.py", "test_prefect.py", "test_nights.py", "test_updates.py", "test_faults.py", "test_model.py")
 """The longest: two processes end at about the same time when these begin."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files as groups for `-n 2 --dist loadgroup`, the longest first."""
+    """The longest files first."""
     order = {name: at for at, name in enumerate(FIRST)}
-    items.sort(key=lambda item: order.get(group_of(item), len(order)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-
-
-def group_of(item: pytest.Item) -> str:
-    """The file that a test belongs to, or the one that it runs with."""
-    return TOGETHER.get(item.path.name, item.path.name)
-
-
-SERVER_START_SECONDS = 120
-SERVER_STOP_SECONDS = 10
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -85,45 +72,30 @@ def embedder() -> Embedder:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API address of a real Prefect server on loopback, with a home and a database of its own."""
-    home = tmp_path_factory.mktemp("prefect-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    settings = {
-        "PREFECT_HOME": str(home),
-        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
-        "PREFECT_UI_ENABLED": "false",
-        "PREFECT__SERVER_EPHEMERAL": "1",
-    }
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
-    log = home / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, *options], env=os.environ | settings, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}/api/health", process, log)
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        process.terminate()
-        try:
-            process.wait(SERVER_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    """The API address of a real Prefect server on loopback."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect-server"))
+    yield server.api
+    APILogWorker.drain_all()  # what is sent at exit would find no server, and look for it long
+    EventsWorker.drain_all()
+    server.kill()
+
+
+@pytest.fixture
+def prefect_api(prefect_server: str) -> Iterator[str]:
+    """That address; nights in this process use the server behind it."""
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield prefect_server
 
 
 @pytest.fixture(scope="session")
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real Milvus server of our own."""
     try:
-        with local_milvus(tmp_path_factory.mktemp("milvus")) as server:
-            yield server.uri
+        server = start(tmp_path_factory.mktemp("milvus"))
     except LocalMilvusUnavailable as error:
         pytest.skip(str(error))
+    yield server.uri
+    server.kill()  # nobody needs what it holds
 
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
@@ -134,14 +106,3 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
     new.write(TEXTS)
     new.configure()
     return new
-
-
-def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + SERVER_START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(address, timeout=5).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.05)
-    pytest.fail(f"the Prefect server did not start:\n{log.read_text(errors='replace')[-3000:]}")

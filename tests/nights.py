@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flows.nightly_reindex import nightly_reindex
 from nightloom.corpus import Corpus, load_corpus
 from nightloom.index import Index, open_index
@@ -21,6 +23,10 @@ TEXTS = {
 }
 QUERIES = {"q1": "How does dough rise?", "q2": "Which chess piece jumps?", "q3": "Why are there tides?"}
 QRELS = {"q1": "bread.txt", "q2": "chess.txt", "q3": "moon.txt"}
+
+
+ON_LITE = pytest.mark.parametrize("home", ["lite"], indirect=True)
+"""For what both kinds of Milvus do alike: nights over a server take three times as long."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.builders import MODEL, console, write_tree
+from tests.builders import MODEL, command, console, write_tree
 
 UNREACHABLE_SECONDS = 120
-RUNS_AT_ONCE = 3
 NO_API = "http://127.0.0.1:9/api"
 PAGES: dict[str, bytes | str] = {"pages/a.txt": "The moon pulls the tides.", "pages/b.txt": "A piano has 88 keys."}
 QUERIES = '{"_id": "q1", "text": "Why are there tides?"}\n'
@@ -132,41 +131,16 @@ def check_refused(done: subprocess.CompletedProcess[str], says: tuple[str, ...],
     assert report["nodes"]["embedded"] == 0
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run of the command line over a case, and the files before and after it."""
-
-    done: subprocess.CompletedProcess[str]
-    before: dict[str, bytes | None]
-    after: dict[str, bytes | None]
-
-
-def run_case(case: Case, folder: Path, api: str) -> Run:
-    file = case.write(folder)
-    before = everything(folder)
-    # Nobody listens on port 9: what is found early must not need Prefect.
-    environ = {"PREFECT_API_URL": NO_API if case.early else api}
-    done = console("run", file, "--json", folder=folder, environ=environ)
-    return Run(done, before, everything(folder))
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[dict[str, Future[Run]]]:
-    """Every case, a few at a time: each run spends seconds on imports, and on waiting for Prefect."""
-    pool = ThreadPoolExecutor(RUNS_AT_ONCE)
-    yield {
-        name: pool.submit(run_case, case, tmp_path_factory.mktemp("case"), prefect_server)
-        for name, case in CASES.items()
-    }
-    pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_refused_in_words_and_writes_nothing(name: str, runs: dict[str, Future[Run]]) -> None:
-    run = runs[name].result()
-    check_refused(run.done, CASES[name].says, CASES[name].advice)
-    assert run.after == run.before
-    assert not any(".db" in file for file in run.after)
+def test_bad_input_is_refused_in_words_and_writes_nothing(name: str, tmp_path: Path, prefect_server: str) -> None:
+    case = CASES[name]
+    file = case.write(tmp_path)
+    before = everything(tmp_path)
+    # Nobody listens on port 9: what is found early must not need Prefect.
+    with temporary_settings({PREFECT_API_URL: NO_API if case.early else prefect_server}):
+        done = command("run", file, "--json")
+    check_refused(done, case.says, case.advice)
+    assert everything(tmp_path) == before
 
 
 def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
@@ -186,11 +160,12 @@ def absent_milvus(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"http://127.0.0.1:{port.getsockname()[1]}"
 
 
-def test_an_absent_milvus_is_refused_soon(tmp_path: Path, absent_milvus: str, prefect_server: str) -> None:
+@pytest.mark.usefixtures("prefect_api")
+def test_an_absent_milvus_is_refused_soon(tmp_path: Path, absent_milvus: str) -> None:
     file = Case((), "", uri=absent_milvus).write(tmp_path)
     before = everything(tmp_path)
     started = time.monotonic()
-    done = console("run", file, "--json", folder=tmp_path, environ={"PREFECT_API_URL": prefect_server})
+    done = command("run", file, "--json")
     assert time.monotonic() - started < UNREACHABLE_SECONDS
     check_refused(done, ("milvus.uri", absent_milvus), "address")
     assert everything(tmp_path) == before
@@ -203,12 +178,12 @@ def test_without_json_stdout_is_empty_and_the_reason_is_on_stderr(tmp_path: Path
     assert "splitting.max_token: unknown key" in done.stderr
 
 
-@pytest.mark.parametrize("command", [("status",), ("ask", "Why are there tides?"), ("evaluate",)])
+@pytest.mark.parametrize("words", [("status",), ("ask", "Why are there tides?"), ("evaluate",)])
 def test_questions_to_an_index_that_is_not_there_are_refused_and_create_none(
-    tmp_path: Path, command: tuple[str, ...]
+    tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     file = Case((), "", more=EVALUATION, files=golden("q1\ta.txt\t1\n")).write(tmp_path)
-    done = console(command[0], file, *command[1:], "--json", folder=tmp_path)
+    done = command(words[0], file, *words[1:], "--json")
     assert done.returncode == 2
     answer = json.loads(done.stdout)
     assert answer["outcome"] == "refused"

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
 from nightloom import night as night_module
@@ -26,11 +28,11 @@ from nightloom.generations import Generation
 from nightloom.index import Index, open_index
 from nightloom.milvus import Connection
 from nightloom.night import Night
+from tasks.insert import insert
 from tests.builders import ROOT
 from tests.lossy_proxy import LossyProxy
 from tests.nights import TEXTS, Home, night
-
-pytestmark = pytest.mark.milvus
+from tests.prefect_server import PrefectServer
 
 Rows = dict[str, dict[str, Any]]
 
@@ -74,12 +76,6 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
         pytest.skip(str(error))
     yield server
     server.kill()
-
-
-@pytest.fixture(autouse=True)
-def _api(prefect_server: str) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield
 
 
 class ConstantEmbedder(Embedder):
@@ -152,7 +148,8 @@ def proxy(own_server: OwnServer) -> Iterator[LossyProxy]:
     proxy.close()
 
 
-@pytest.mark.usefixtures("_constant")
+@pytest.mark.milvus
+@pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_writes_whose_answers_are_lost_leave_every_row_once(
     tmp_path: Path, own_server: OwnServer, proxy: LossyProxy
 ) -> None:
@@ -171,7 +168,8 @@ async def test_writes_whose_answers_are_lost_leave_every_row_once(
     assert await home.rows() == await undisturbed(tmp_path, own_server, changed)
 
 
-@pytest.mark.usefixtures("_constant")
+@pytest.mark.milvus
+@pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_inserts_instead_of_upserts_would_leave_rows_twice(
     tmp_path: Path, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +196,8 @@ async def test_inserts_instead_of_upserts_would_leave_rows_twice(
 # --- a server that dies, or stands still
 
 
-@pytest.mark.usefixtures("_constant")
+@pytest.mark.milvus
+@pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_a_server_that_is_killed_and_started_again_ends_with_every_row(
     tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +212,8 @@ async def test_a_server_that_is_killed_and_started_again_ends_with_every_row(
     assert await home.rows() == await undisturbed(tmp_path, own_server, MANY)
 
 
-@pytest.mark.usefixtures("_constant")
+@pytest.mark.milvus
+@pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_a_server_that_stands_still_is_waited_for(
     tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +241,66 @@ async def test_a_server_that_stands_still_is_waited_for(
     assert await home.rows() == await undisturbed(tmp_path, own_server, MANY)
 
 
+@pytest.mark.milvus
+@pytest.mark.usefixtures("_constant", "prefect_api")
+async def test_a_server_that_stays_down_ends_the_night_and_the_next_goes_on(
+    tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = home_at(tmp_path, own_server.uri, MANY)
+    home.configure(f"timeout_seconds = 2\n{ONE_BY_ONE}", evaluation=False)
+    monkeypatch.setattr(insert, "retry_delay_seconds", 0.5)
+    second = reached(monkeypatch, 2)
+    running = asyncio.create_task(night(home))
+    await until(second, running)
+    own_server.kill()
+    with pytest.raises(IndexUnavailable):
+        await running
+    await asyncio.to_thread(own_server.start_again)
+    report = await night(home)
+    assert report["outcome"] == "promoted"
+    assert 0 < report["nodes"]["embedded"] < report["nodes"]["total"]
+    assert await home.rows() == await undisturbed(tmp_path, own_server, MANY)
+
+
+# --- a Prefect server that dies
+
+
+@pytest.fixture
+def mortal_prefect(tmp_path: Path) -> Iterator[PrefectServer]:
+    """A server of a test's own; nights in this process use it, and ask it twice only."""
+    (tmp_path / "prefect").mkdir()
+    server = PrefectServer(tmp_path / "prefect")
+    with temporary_settings({PREFECT_API_URL: server.api, PREFECT_CLIENT_MAX_RETRIES: 1}):
+        yield server
+        APILogWorker.drain_all()
+        EventsWorker.drain_all()
+    server.kill()
+
+
+@pytest.mark.usefixtures("_constant")
+async def test_a_prefect_server_that_dies_leaves_the_index_whole(
+    tmp_path: Path, mortal_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The night ends, or fails; readers see yesterday or tonight, and the next night ends the work."""
+    home = home_at(tmp_path, "index.db", TEXTS, ONE_BY_ONE)
+    await night(home)
+    home.write(MANY)
+    home.configure(f"[gate]\nmax_removed = 1\n{ONE_BY_ONE}", evaluation=False)
+    second = reached(monkeypatch, 2)
+    running = asyncio.create_task(night(home))
+    await until(second, running)
+    mortal_prefect.kill()
+    await asyncio.wait({running}, timeout=WAIT_SECONDS)
+    assert running.done(), "the night hangs without Prefect"
+    error = running.exception()
+    seen = {row["uri"] for row in (await home.rows()).values()}
+    assert seen in ({f"texts/{name}" for name in texts} for texts in (TEXTS, MANY)), error
+
+    await asyncio.to_thread(mortal_prefect.start)
+    await night(home)
+    assert {row["uri"] for row in (await home.rows()).values()} == {f"texts/{name}" for name in MANY}
+
+
 # --- two processes at once
 
 OTHER = """
@@ -264,7 +324,8 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.usefixtures("_constant")
+@pytest.mark.milvus
+@pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_another_process_deletes_what_was_written_a_moment_ago(tmp_path: Path, own_server: OwnServer) -> None:
     home = home_at(tmp_path, own_server.uri, TEXTS)
     await night(home)

@@ -4,12 +4,10 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.variables import Variable
 
 from nightloom.corpus import Corpus, load_corpus
@@ -18,6 +16,8 @@ from tasks import lease as lease_module
 from tasks.lease import lease, lease_name
 from tests.builders import ROOT
 from tests.nights import environment
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
 
 HOLDER = """
 import asyncio, sys
@@ -42,12 +42,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture(autouse=True)
-def _api(prefect_server: str) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield
 
 
 @pytest.fixture

@@ -3,30 +3,27 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from nightloom import night as night_module
 from nightloom import operate
 from nightloom.contents import Contents
 from nightloom.documents import document_id
-from nightloom.embedding import Embedder, Vectors
 from nightloom.errors import NightFailed
 from nightloom.index import Index, open_index
 from nightloom.night import Night
 from nightloom.splitting import Splitter
 from tests.builders import make_document
 from tests.nights import Home, live_name, night
+from tests.torture.model import HashEmbedder, vector_of
 
-DIM = 8
 EXAMPLES = 5
 STEPS = 6
 NAMES = st.sampled_from(["a.txt", "b'c\\.txt", 'd"\ne.txt', "日本.txt"])
@@ -34,21 +31,6 @@ LONG, AS_LONG = "Some words of one text. " * 90, "Many words of one text. " * 90
 """Of as many nodes as each other: no count can tell a mixture of them."""
 TEXTS = st.sampled_from(["One.", "Été.", LONG, AS_LONG])
 POINTS = st.sampled_from(["after rows", "before rows", "settle", "verify", "before switch", "after switch", "prune"])
-
-
-class CheapEmbedder(Embedder):
-    """Splits and measures as the real one does; a text's vector is drawn from its characters."""
-
-    async def embed_texts(self, texts: list[str]) -> Vectors:
-        """A vector for each text, the same on every call."""
-        return np.stack([vector_of(text) for text in texts])
-
-
-def vector_of(text: str) -> Vectors:
-    """A unit vector that belongs to a text and to no other."""
-    seed = int(document_id(text), 16)
-    vector = np.random.default_rng(seed).normal(size=DIM).astype(np.float32)
-    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
 
 class Died(NightFailed):
@@ -76,7 +58,7 @@ class Nights(RuleBasedStateMachine):
         self.corpus = {"a.txt": LONG}
         self.live: dict[str, str] | None = None
         self.undone = False
-        self.splitter = Splitter(self.home.corpus.splitting, Embedder(self.home.corpus.embedder))
+        self.splitter = Splitter(self.home.corpus.splitting, HashEmbedder(self.home.corpus.embedder))
 
     @rule(name=NAMES, text=TEXTS)
     def write(self, name: str, text: str) -> None:
@@ -216,15 +198,9 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-@pytest.fixture
-def _cheap(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(night_module, "Embedder", CheapEmbedder)
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield
-
-
-@pytest.mark.usefixtures("_cheap")
-def test_the_index_is_its_model_whatever_happened_before() -> None:
+@pytest.mark.usefixtures("prefect_api")
+def test_the_index_is_its_model_whatever_happened_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(night_module, "Embedder", HashEmbedder)
     run_state_machine_as_test(
         Nights, settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS, derandomize=True, database=None)
     )

@@ -7,13 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.artifacts import Artifact
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.nightly_reindex import nightly_reindex
 from nightloom import live
@@ -30,15 +28,11 @@ from nightloom.errors import (
 from nightloom.index import open_index
 from nightloom.night import Night
 from nightloom.report import RunReport
-from tests.nights import QUERIES, TEXTS, Home, environment, night
+from tests.nights import ON_LITE, QUERIES, TEXTS, Home, environment, night
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _api(prefect_server: str) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield
 
 
 async def test_the_first_night_indexes_everything_and_the_second_does_nothing(home: Home) -> None:
@@ -144,6 +138,7 @@ async def test_a_document_that_shrinks_leaves_no_node_behind(home: Home) -> None
     assert [row["position"] for row in rows.values() if row["uri"] == "texts/whale.txt"] == [0]
 
 
+@ON_LITE
 async def test_a_document_that_cannot_be_taken_tonight_keeps_the_nodes_of_yesterday(home: Home) -> None:
     await night(home)
     before = await home.rows()
@@ -155,6 +150,7 @@ async def test_a_document_that_cannot_be_taken_tonight_keeps_the_nodes_of_yester
     assert await home.rows() == before
 
 
+@ON_LITE
 async def test_an_empty_document_is_reported_every_night_and_changes_nothing(home: Home) -> None:
     home.write(TEXTS | {"empty.txt": ""})
     first, second = await night(home), await night(home)
@@ -162,6 +158,7 @@ async def test_an_empty_document_is_reported_every_night_and_changes_nothing(hom
     assert (first["outcome"], second["outcome"]) == ("promoted", "unchanged")
 
 
+@ON_LITE
 async def test_another_splitter_is_another_fingerprint_and_embeds_everything_again(home: Home) -> None:
     first = await night(home)
     second = await night(home, splitting={"max_tokens": 64, "overlap_tokens": 8})
@@ -197,6 +194,7 @@ async def test_one_shard_at_a_time_and_eight_give_the_same_rows(home: Home, tmp_
         assert row["embedding"] == pytest.approx(others[key]["embedding"], abs=1e-5)
 
 
+@ON_LITE
 async def test_many_documents_gone_at_once_hold_the_night(home: Home) -> None:
     many = {f"{at:02}.txt": f"Note number {at} about the weather." for at in range(24)}
     home.configure(evaluation=False)
@@ -208,6 +206,7 @@ async def test_many_documents_gone_at_once_hold_the_night(home: Home) -> None:
     assert len(await home.rows()) == first["nodes"]["total"]
 
 
+@ON_LITE
 async def test_a_night_in_which_every_document_fails_leaves_the_live_index_alone(home: Home) -> None:
     await night(home)
     before = await home.rows()
@@ -217,12 +216,14 @@ async def test_a_night_in_which_every_document_fails_leaves_the_live_index_alone
     assert await home.rows() == before
 
 
+@ON_LITE
 async def test_no_document_at_all_is_refused(home: Home) -> None:
     home.write({})
     with pytest.raises(SourceError, match="no document found"):
         await night(home)
 
 
+@ON_LITE
 async def test_qrels_may_name_a_document_that_has_left_but_not_one_that_never_was(home: Home) -> None:
     await night(home)
     home.write({name: text for name, text in TEXTS.items() if name != "moon.txt"})
@@ -234,6 +235,7 @@ async def test_qrels_may_name_a_document_that_has_left_but_not_one_that_never_wa
         await night(home)
 
 
+@ON_LITE
 async def test_other_golden_queries_are_asked_of_an_index_that_did_not_change(home: Home) -> None:
     await night(home)
     home.configure()

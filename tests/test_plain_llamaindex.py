@@ -3,14 +3,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from nightloom.embedding import Embedder
 from tests.nights import QUERIES, TEXTS, Home, night
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
 
 READER = """
 import asyncio, json, sys
@@ -37,12 +37,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture(autouse=True)
-def _api(prefect_server: str) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield
 
 
 async def test_plain_llamaindex_opens_the_live_generation_and_answers(

@@ -2,7 +2,6 @@
 
 import pytest
 from prefect.blocks.system import Secret
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from nightloom.corpus import MilvusSettings
 from nightloom.errors import CorpusFileError
@@ -12,10 +11,10 @@ from tasks.secrets import milvus_token
 BLOCK = "milvus-token-of-a-test"
 
 
-async def test_the_token_comes_from_the_block_that_the_corpus_file_names(prefect_server: str) -> None:
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        await Secret(value="from:the-block").asave(BLOCK, overwrite=True)
-        token = await milvus_token(MilvusSettings(token_block=BLOCK))
+@pytest.mark.usefixtures("prefect_api")
+async def test_the_token_comes_from_the_block_that_the_corpus_file_names() -> None:
+    await Secret(value="from:the-block").asave(BLOCK, overwrite=True)
+    token = await milvus_token(MilvusSettings(token_block=BLOCK))
     assert token is not None
     assert token.get_secret_value() == "from:the-block"
     assert "from" not in repr(token)
@@ -28,11 +27,9 @@ async def test_the_environment_wins_over_the_block(monkeypatch: pytest.MonkeyPat
     assert token.get_secret_value() == "from:the-environment"
 
 
-async def test_a_block_that_does_not_exist_is_named(prefect_server: str) -> None:
-    with (
-        temporary_settings({PREFECT_API_URL: prefect_server}),
-        pytest.raises(CorpusFileError, match=r"milvus.token_block.*'nobody'.*create it"),
-    ):
+@pytest.mark.usefixtures("prefect_api")
+async def test_a_block_that_does_not_exist_is_named() -> None:
+    with pytest.raises(CorpusFileError, match=r"milvus.token_block.*'nobody'.*create it"):
         await milvus_token(MilvusSettings(token_block="nobody"))
 
 

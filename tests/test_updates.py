@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from pymilvus import MilvusClient
 
 from nightloom import operate
@@ -18,19 +17,14 @@ from nightloom.embedding import Embedder, Vectors
 from nightloom.errors import Held, IndexBusy, IndexInconsistent, IndexInputError, IndexTaken, NightFailed
 from nightloom.index import Index, open_index
 from nightloom.night import Night
-from tests.builders import console
-from tests.nights import TEXTS, Home, live_name, night
+from tests.builders import command
+from tests.nights import ON_LITE, TEXTS, Home, live_name, night
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
 
 IN_PLACE = '[index]\nupdate = "in_place"'
-ON_LITE = pytest.mark.parametrize("home", ["lite"], indirect=True)
 """For what does not depend on the kind of Milvus: a night on a server takes seconds."""
 TEA = {"tea.txt": "Green tea is steeped at eighty degrees."}
-
-
-@pytest.fixture(autouse=True)
-def _api(prefect_server: str) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield
 
 
 async def generations_of(home: Home) -> list[str]:
@@ -281,10 +275,8 @@ async def test_a_renamed_document_keeps_its_vectors(home: Home, mode: str, monke
     }
 
 
-@ON_LITE
-async def test_a_document_whose_embedding_is_no_number_is_quarantined_and_the_rest_goes_in(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def spoil_moon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the embedder give a vector with a hole for one document."""
     embed = Embedder.embed_texts
 
     async def spoil(self: Embedder, texts: list[str]) -> Vectors:
@@ -295,6 +287,13 @@ async def test_a_document_whose_embedding_is_no_number_is_quarantined_and_the_re
         return vectors
 
     monkeypatch.setattr(Embedder, "embed_texts", spoil)
+
+
+@ON_LITE
+async def test_a_document_whose_embedding_is_no_number_is_quarantined_and_the_rest_goes_in(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_moon(monkeypatch)
     report = await night(home)
     assert [entry["uri"] for entry in report["quarantine"]] == ["texts/moon.txt"]
     assert "zero or not finite" in report["quarantine"][0]["reason"]
@@ -307,16 +306,7 @@ async def test_a_row_that_milvus_refuses_is_found_by_halving_and_its_document_qu
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nightloom.night.unusable", lambda vectors: np.zeros(len(vectors), dtype=bool))
-    embed = Embedder.embed_texts
-
-    async def spoil(self: Embedder, texts: list[str]) -> Vectors:
-        vectors = await embed(self, texts)
-        for at, text in enumerate(texts):
-            if text == TEXTS["moon.txt"]:
-                vectors[at, 3] = np.nan
-        return vectors
-
-    monkeypatch.setattr(Embedder, "embed_texts", spoil)
+    spoil_moon(monkeypatch)
     report = await night(home)
     if home.corpus.milvus.is_lite and not report["quarantine"]:
         pytest.skip("Milvus Lite takes vectors that are not finite")
@@ -385,14 +375,13 @@ async def test_drop_never_takes_the_live_one_nor_one_that_an_alias_names(home: H
     assert await generations_of(home) == [second["generation"]]
 
 
-def test_the_commands_of_an_operator(tmp_path: Path, prefect_server: str) -> None:
+def test_the_commands_of_an_operator(tmp_path: Path) -> None:
     home = Home(tmp_path, "index.db", "operated")
     home.write(TEXTS)
     home.configure()
-    environ = {"PREFECT_API_URL": prefect_server}
 
     def run(*arguments: str) -> Any:
-        done = console(arguments[0], home.file, *arguments[1:], folder=tmp_path, environ=environ)
+        done = command(arguments[0], home.file, *arguments[1:])
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if "--json" in arguments else done.stdout
 
@@ -413,10 +402,10 @@ def test_the_commands_of_an_operator(tmp_path: Path, prefect_server: str) -> Non
         "documents": 5,
         "nodes": 0,
     }
-    refused = console("drop", home.file, first, "--yes", folder=tmp_path)
+    refused = command("drop", home.file, first, "--yes")
     assert refused.returncode == 2
     assert "is live" in refused.stderr
-    unsure = console("drop", home.file, second, folder=tmp_path)
+    unsure = command("drop", home.file, second)
     assert unsure.returncode == 1
     assert "for good?" in unsure.stderr
     assert run("drop", second, "--yes", "--json") == {"dropped": second}

@@ -97,6 +97,12 @@ LAST_POINTS = {
 }
 POINTS = FIRST_NIGHT_POINTS | BUILDING_POINTS | CLEARING_POINTS | COPYING_POINTS | SWITCHING_POINTS | LAST_POINTS
 """In groups, in the order in which one night after another can reach them."""
+GROUPS = {
+    "while it builds": [*BUILDING_POINTS, *CLEARING_POINTS],
+    "while it copies and switches": [*COPYING_POINTS, *SWITCHING_POINTS],
+    "while it marks and prunes": [*LAST_POINTS],
+}
+"""After the first night: each group leaves a whole index to the next."""
 IN_PLACE_POINTS = (
     "generation claimed",
     "nodes sent",

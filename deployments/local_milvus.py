@@ -32,9 +32,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 HOST = "127.0.0.1"
@@ -104,9 +105,15 @@ class LocalMilvus:
             os.killpg(self.pid, number)
 
 
-def start(folder: Path, port: int | None = None, timeout_seconds: float = 90) -> LocalMilvus:
+def start(
+    folder: Path,
+    port: int | None = None,
+    timeout_seconds: float = 90,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> LocalMilvus:
     """Start a server on `folder`, made if missing, and wait until it answers. A `port` of None is a free one.
 
+    `more` are settings of Milvus's own, by dotted key: {"quotaAndLimits.dml.enabled": True}.
     The data stay in the folder from one start to the next, whatever the ports; collections that were loaded answer
     again within a few seconds. The log is of the latest start. Raises `LocalMilvusUnavailable` or `LocalMilvusFailed`,
     and leaves no process then.
@@ -120,7 +127,7 @@ def start(folder: Path, port: int | None = None, timeout_seconds: float = 90) ->
     log_file = folder / "milvus.log"
     with _claim(log_file) as log:
         # Milvus reads every variable of its environment as a setting, so it gets none of the caller's.
-        environment = _configure(package, folder, port, inner_ports)
+        environment = _configure(package, folder, port, inner_ports, more)
         environment |= {"METRICS_PORT": str(metrics_port), LIBRARY_PATH: str(binaries)}
         process = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
             [str(binaries / "milvus"), "run", "standalone"],
@@ -205,7 +212,9 @@ def _claim(log_file: Path) -> Iterator[BinaryIO]:
         yield log
 
 
-def _configure(package: Path, folder: Path, port: int, inner_ports: list[int]) -> dict[str, str]:
+def _configure(
+    package: Path, folder: Path, port: int, inner_ports: list[int], more: Mapping[str, object]
+) -> dict[str, str]:
     """Write the configuration files, and return the settings laid over them as environment variables.
 
     The files are the package's: with the defaults in Milvus's code, which differ, the server hangs when it stops.
@@ -234,6 +243,7 @@ def _configure(package: Path, folder: Path, port: int, inner_ports: list[int]) -
     }
     settings |= zip(SERVICE_PORTS, service_ports, strict=True)
     settings |= {f"{component}.ip": HOST for component in ("proxy", *SERVICES)}
+    settings |= more
     return {"MILVUSCONF": str(configs)} | {key.replace(".", "_").upper(): str(settings[key]) for key in settings}
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 ID_HEX_DIGITS = 32
 
+Scalar = str | int | float | bool
+
 
 def document_id(uri: str) -> str:
     """The id of the document with this URI: 32 hex digits, so that it never needs quoting in a filter."""
@@ -47,6 +49,8 @@ class DocumentRef:
         media_type: As the source declares it, or "" to go by the file's name.
         validator: What the source gave for a conditional request tomorrow; "" for none.
         span: For one document of many in a file.
+        metadata: What users can filter on beside what every document has, such as the other fields of a row; neither
+            embedded nor hashed.
     """
 
     uri: str
@@ -58,6 +62,7 @@ class DocumentRef:
     media_type: str = ""
     validator: str = ""
     span: Span | None = None
+    metadata: tuple[tuple[str, Scalar], ...] = ()
 
     @property
     def id(self) -> str:
@@ -66,12 +71,34 @@ class DocumentRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a piece of a text comes from; it ends where the next place begins, or with the text.
+
+    Attributes:
+        start: Offset in the text, in characters.
+        headings: Of the section that it is in, the outermost first.
+        page: From 1, where the document has pages.
+    """
+
+    start: int
+    headings: tuple[str, ...] = ()
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """A document that has been read: its text (title first, where it has one) as it will be split."""
+    """A document that has been read: its text (title first, where it has one) as it will be split.
+
+    Attributes:
+        places: In order of their starts; what comes before the first has neither heading nor page.
+        wholes: Pieces of the text, as pairs of start and end, that stay in one node where they fit: code, tables.
+    """
 
     ref: DocumentRef
     title: str
     text: str
+    places: tuple[Place, ...] = ()
+    wholes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import pytest
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from pymilvus import MilvusException
 
 from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
 from nightloom import night as night_module
@@ -37,6 +38,8 @@ from tests.prefect_server import PrefectServer
 Rows = dict[str, dict[str, Any]]
 
 DIM = 384
+RATE_MB = 0.02
+"""Megabytes a second that a server takes which has to be waited for."""
 WAIT_SECONDS = 120
 MANY = {f"{at:02}.txt": f"{TEXTS['whale.txt']} Note {at}." for at in range(6)}
 UNDISTURBED: dict[str, Rows] = {}
@@ -260,6 +263,32 @@ async def test_a_server_that_stays_down_ends_the_night_and_the_next_goes_on(
     assert report["outcome"] == "promoted"
     assert 0 < report["nodes"]["embedded"] < report["nodes"]["total"]
     assert await home.rows() == await undisturbed(tmp_path, own_server, MANY)
+
+
+@pytest.mark.milvus
+@pytest.mark.usefixtures("_constant", "prefect_api")
+async def test_a_server_that_limits_the_rate_is_waited_for(tmp_path: Path) -> None:
+    rate = {f"quotaAndLimits.dml.{kind}Rate.max": RATE_MB for kind in ("insert", "upsert")}
+    try:
+        server = start(tmp_path / "milvus", more={"quotaAndLimits.dml.enabled": True, **rate})
+    except LocalMilvusUnavailable as error:
+        pytest.skip(str(error))
+    try:
+        home = home_at(tmp_path, server.uri, MANY, ONE_BY_ONE)
+        assert (await night(home))["outcome"] == "promoted"
+        rows = list((await home.rows()).values())
+        assert {row["uri"] for row in rows} == {f"texts/{name}" for name in MANY}
+        async with open_index(home.corpus.milvus, home.name) as index:
+            (only,) = await index.generations()
+
+            def too_fast() -> None:
+                for _ in range(20):
+                    index.connection.client.upsert(only.name, rows, retry_on_rate_limit=False)
+
+            with pytest.raises(MilvusException, match="rate"):
+                too_fast()
+    finally:
+        server.kill()
 
 
 # --- a Prefect server that dies

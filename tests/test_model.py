@@ -24,6 +24,7 @@ from tests.builders import make_document
 from tests.nights import Home, live_name, night
 from tests.torture.model import HashEmbedder, vector_of
 
+ALIAS_OF_OTHERS = "mine_alone"
 EXAMPLES = 5
 STEPS = 6
 NAMES = st.sampled_from(["a.txt", "b'c\\.txt", 'd"\ne.txt', "日本.txt"])
@@ -44,6 +45,7 @@ class Nights(RuleBasedStateMachine):
         corpus: Text by file name, as it lies on disk.
         live: The same as readers see it; None before the first night.
         undone: Whether the last night died.
+        named: A generation that somebody else's alias names.
     """
 
     @initialize(in_place=st.booleans())
@@ -58,6 +60,7 @@ class Nights(RuleBasedStateMachine):
         self.corpus = {"a.txt": LONG}
         self.live: dict[str, str] | None = None
         self.undone = False
+        self.named: str | None = None
         self.splitter = Splitter(self.home.corpus.splitting, HashEmbedder(self.home.corpus.embedder))
 
     @rule(name=NAMES, text=TEXTS)
@@ -122,8 +125,16 @@ class Nights(RuleBasedStateMachine):
         run(switch())
         self.readers_see_one_night()
 
+    @precondition(lambda self: self.live is not None and self.named is None)
+    @rule()
+    def name_by_hand(self) -> None:
+        """Somebody else keeps the live generation under an alias of their own."""
+        self.named = run(name_live(self.home))
+
     def readers_see_one_night(self) -> None:
-        """Rows, texts, vectors of one night and of nothing else."""
+        """Rows, texts, vectors of one night and of nothing else; and what somebody else named is still there."""
+        if self.named:
+            assert self.named in [one.name for one in run(operate.list_generations(self.home.corpus, None))]
         found = run(contents_of(self.home))
         if not self.undone:
             assert found == self.nodes(self.live)
@@ -169,6 +180,14 @@ def die_at(patch: pytest.MonkeyPatch, point: str) -> None:
         raise Died(point)
 
     patch.setattr(owner, name, wrapped)
+
+
+async def name_live(home: Home) -> str:
+    """Give the live generation another alias; return its name."""
+    async with open_index(home.corpus.milvus, home.name) as index:
+        live = await live_name(index)
+        await index.connection.call(lambda: index.connection.client.create_alias(live, ALIAS_OF_OTHERS))
+        return live
 
 
 async def contents_of(home: Home) -> dict[str, list[str]] | None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
+import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
 from deployments import screenshots
-from deployments.local_prefect import ROOT
+from deployments.local_prefect import ROOT, wait_until
 from nightloom.errors import EmbedderError, Held, IndexUnavailable, NightFailed, SourceUnavailable
 from tasks.policy import RETRIES, step
-from tests.prefect_stack import CANARY, QUESTIONS, Deployed, Night, night_of
+from tests.prefect_stack import CANARY, PLANNED_SECONDS, QUESTIONS, Deployed, Night, night_of
 
 pytest_plugins = ["tests.prefect_stack"]
 pytestmark = pytest.mark.prefect
@@ -197,6 +199,35 @@ def test_a_night_is_taken_back_by_its_deployment(deployed: Deployed, second_nigh
     (back,) = deployed.prefect.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
     assert re.fullmatch(r"demo is demo_\w+ again, and was demo_\w+", back["state"]["message"])
     assert back["name"].startswith("demo 2")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to find a process by its flow run")
+def test_a_night_whose_process_is_killed_is_ended_by_the_next(
+    deployed: Deployed, second_night: tuple[Night, Night]
+) -> None:
+    prefect, other = deployed.prefect, {"splitting": {"max_tokens": 96}}
+    run = prefect.start_run("demo", other)
+
+    def loading() -> bool | None:
+        tasks = prefect.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        return any(task["name"].startswith("load ") for task in tasks) or None
+
+    wait_until(loading, "a shard is read", PLANNED_SECONDS, prefect.log_end)
+    os.kill(process_of(run), signal.SIGKILL)
+    assert prefect.run_when(run)["state"]["type"] == "CRASHED"
+    after = prefect.run_when(prefect.start_run("demo", other))
+    assert after["state"]["type"] == "COMPLETED", after["state"]["message"]
+    assert after["state"]["message"].startswith("promoted: another fingerprint")
+
+
+def process_of(run: str) -> int:
+    """The process in which the worker runs a flow run: the oldest that was given its id."""
+    wanted, found = f"PREFECT__FLOW_RUN_ID={run}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return min(found)
 
 
 def test_the_token_is_nowhere(deployed: Deployed, first_night: Night, second_night: tuple[Night, Night]) -> None:

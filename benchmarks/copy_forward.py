@@ -22,7 +22,7 @@ import numpy as np
 
 from deployments.local_milvus import local_milvus
 from nightloom.corpus import MilvusSettings
-from nightloom.documents import Document, DocumentRef, node_id, version_of
+from nightloom.documents import Document, DocumentRef, Place, node_id, version_of
 from nightloom.generations import Generation
 from nightloom.index import Index, open_index
 from nightloom.splitting import Node
@@ -44,7 +44,7 @@ def documents(first: int, count: int) -> list[Node]:
         document = Document(ref, "", "")
         text = " ".join(f"word{at}" for _ in range(WORDS))
         version = version_of(str(at), FINGERPRINT)
-        nodes += [Node(node_id(ref.id, place), document, version, place, NODES, text) for place in range(NODES)]
+        nodes += [Node(node_id(ref.id, at), document, version, at, NODES, text, Place(0)) for at in range(NODES)]
     return nodes
 
 

@@ -14,6 +14,7 @@ from nightloom.changes import (
     GateChanges,
     IndexChanges,
     MilvusChanges,
+    ReadingChanges,
     ShardChanges,
     SplittingChanges,
 )
@@ -37,6 +38,7 @@ async def nightly_reindex(
     corpus_file: Path | None = None,
     name: Alias | None = None,
     sources: list[SourceSettings] | None = None,
+    reading: ReadingChanges | None = None,
     splitting: SplittingChanges | None = None,
     embedder: EmbedderChanges | None = None,
     milvus: MilvusChanges | None = None,
@@ -58,6 +60,7 @@ async def nightly_reindex(
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
         name: Another alias, hence another index.
         sources: In place of all [[sources]] of the file, as a whole list.
+        reading: Over the keys of [reading].
         splitting: Over the keys of [splitting]. Another value embeds every document again.
         embedder: Over the keys of [embedder]. Another model, revision or text prefix embeds every document again.
         milvus: Over the keys of [milvus]. Another address is another index.
@@ -71,6 +74,7 @@ async def nightly_reindex(
     sections = {
         "name": name,
         "sources": sources,
+        "reading": reading,
         "splitting": splitting,
         "embedder": embedder,
         "milvus": milvus,

@@ -12,6 +12,7 @@ from nightloom.corpus import (
     GateSettings,
     IndexSettings,
     MilvusSettings,
+    ReadingSettings,
     Section,
     ShardSettings,
     SplittingSettings,
@@ -43,6 +44,7 @@ def _without_default(schema: dict[str, Any]) -> None:
 
 
 if TYPE_CHECKING:  # a type checker takes no class that is made at run time
+    ReadingChanges: TypeAlias = Section
     SplittingChanges: TypeAlias = Section
     EmbedderChanges: TypeAlias = Section
     MilvusChanges: TypeAlias = Section
@@ -51,6 +53,7 @@ if TYPE_CHECKING:  # a type checker takes no class that is made at run time
     GateChanges: TypeAlias = Section
     ShardChanges: TypeAlias = Section
 else:
+    ReadingChanges = changes_of(ReadingSettings)
     SplittingChanges = changes_of(SplittingSettings)
     EmbedderChanges = changes_of(EmbedderSettings)
     MilvusChanges = changes_of(MilvusSettings)

@@ -109,6 +109,27 @@ class SourceSettings(Section):
         return self.urls or ((self.url,) if self.url else ())
 
 
+class ReadingSettings(Section):
+    """What reading one document may take. Each is read in a process of its own; one that takes more is quarantined."""
+
+    parse_timeout_seconds: float = Field(60, gt=0, title="Time a document", description="Limit in seconds.")
+    max_document_bytes: int = Field(
+        100_000_000, ge=1, title="Bytes a document", description="As it is stored: a larger one is not read."
+    )
+    max_text_bytes: int = Field(
+        20_000_000, ge=1, title="Bytes of text a document", description="In UTF-8, once it is read."
+    )
+    max_memory_bytes: int = Field(
+        2_000_000_000,
+        ge=500_000_000,
+        title="Memory a process",
+        description="Address space in bytes of a process that reads.",
+    )
+    processes: int | None = Field(
+        None, ge=1, le=64, title="Processes", description="That read at once. Default: half of the processors."
+    )
+
+
 class SplittingSettings(Section):
     """How documents become nodes."""
 
@@ -120,6 +141,9 @@ class SplittingSettings(Section):
     )
     overlap_tokens: int = Field(
         32, ge=0, title="Overlap", description="Tokens that a node repeats of the one before it, at most."
+    )
+    max_nodes_per_document: int = Field(
+        10_000, ge=1, title="Nodes a document", description="A document of more is quarantined."
     )
 
     @model_validator(mode="after")
@@ -237,6 +261,7 @@ class Corpus(Section):
 
     name: Alias = Field(title="Name", description="The alias that readers use in Milvus.")
     sources: tuple[SourceSettings, ...] = Field(min_length=1, title="Sources", description="Where documents come from.")
+    reading: ReadingSettings = Field(default_factory=ReadingSettings, title="Reading")
     splitting: SplittingSettings = Field(default_factory=SplittingSettings, title="Splitting")
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, title="Embedder")
     milvus: MilvusSettings = Field(default_factory=MilvusSettings, title="Milvus")

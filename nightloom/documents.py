@@ -91,7 +91,8 @@ class Document:
 
     Attributes:
         places: In order of their starts; what comes before the first has neither heading nor page.
-        wholes: Pieces of the text, as pairs of start and end, that stay in one node where they fit: code, tables.
+        wholes: Pieces of the text, as pairs of start and end and in order, that stay in one node where they fit: code
+            blocks, tables.
     """
 
     ref: DocumentRef

@@ -22,7 +22,7 @@ from nightloom.generations import Generation, disposable, half_built
 from nightloom.index import Index, open_index, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
 from nightloom.progress import Progress
-from nightloom.reading import read_document
+from nightloom.readers import Readers
 from nightloom.report import DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
 from nightloom.splitting import Node, Splitter
 
@@ -59,6 +59,7 @@ class Night:
         index: Index,
         folder: Path,
         progress: Progress,
+        readers: Readers,
         *,
         allow_removals: bool = False,
         repair: bool = False,
@@ -70,6 +71,7 @@ class Night:
             index: Open; the caller closes it.
             folder: For tonight's downloads.
             progress: Told how far the night is.
+            readers: Open; the caller closes them.
             allow_removals: Let any number of documents be gone tonight.
             repair: Look at every row of the live generation, and index the documents again whose rows are not whole.
 
@@ -80,6 +82,7 @@ class Night:
         self.index = index
         self.folder = folder
         self.progress = progress
+        self.readers = readers
         self.allow_removals = allow_removals
         self.repair = repair
         self.started = datetime.now(UTC)
@@ -214,10 +217,13 @@ class Night:
         """Read and split the documents of a shard; those that cannot be taken are quarantined."""
         nodes: list[Node] = []
         quarantined: list[Quarantined] = []
-        for planned in shard.documents:
+        refs = [planned.ref for planned in shard.documents]
+        for planned, read in zip(shard.documents, self.readers.read(refs), strict=True):
             ref = planned.ref
             try:
-                nodes += self.splitter.split(read_document(ref), planned.version)
+                if isinstance(read, DocumentError):
+                    raise read
+                nodes += self.splitter.split(read, planned.version)
             except DocumentError as error:
                 quarantined.append(Quarantined(ref.uri, ref.item, str(error), ref.source))
         return ShardNodes(shard, nodes, quarantined)
@@ -556,10 +562,10 @@ async def open_night(
         InputError: Corpus, embedder, golden queries or Milvus are not as they should be; nothing was written.
     """
     progress = Progress()
-    with tempfile.TemporaryDirectory(prefix="nightloom-") as folder:
+    with tempfile.TemporaryDirectory(prefix="nightloom-") as folder, Readers(corpus.reading) as readers:
         async with open_index(corpus.milvus, corpus.name, token) as index:
             night = await asyncio.to_thread(
-                Night, corpus, index, Path(folder), progress, allow_removals=allow_removals, repair=repair
+                Night, corpus, index, Path(folder), progress, readers, allow_removals=allow_removals, repair=repair
             )
             yield night
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import charset_normalizer
 
+from nightloom.corpus import ReadingSettings
 from nightloom.documents import Document, DocumentRef
 from nightloom.errors import DocumentError, SourceError
 from nightloom.sources import jsonl_content, parse_jsonl_row
 
 LOADER_VERSION = 1
 """Part of the fingerprint: raise it whenever the text that comes of the same bytes changes."""
+
+DEFAULTS = ReadingSettings()
 
 PDF_MAGIC = b"%PDF-"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -28,15 +31,23 @@ ENCODINGS = ("cp1252", "cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "shift_
 from these in a letter or two, and short texts would be taken for them."""
 
 
-def read_document(ref: DocumentRef) -> Document:
+def read_document(ref: DocumentRef, settings: ReadingSettings = DEFAULTS) -> Document:
     """Read a document and check that it still is what was listed.
+
+    Args:
+        ref: The document.
+        settings: Bounds of it and of its text.
 
     Returns:
         The document; its text begins with its title where it has one, is never blank, and holds no NUL.
 
     Raises:
-        DocumentError: It changed since it was listed, is empty, is no text, or its format has no reader.
+        DocumentError: It changed since it was listed, is empty or too large, is no text, or its format has no reader.
     """
+    if ref.size_bytes > settings.max_document_bytes:
+        raise DocumentError(
+            f"{ref.size_bytes} bytes are more than reading.max_document_bytes = {settings.max_document_bytes}"
+        )
     try:
         title, text = _read_span(ref) if ref.span else ("", _read_file(ref))
     except OSError as error:
@@ -49,6 +60,10 @@ def read_document(ref: DocumentRef) -> Document:
         raise DocumentError("holds a lone surrogate, which is no text; mend it at the source") from None
     if not text.strip():
         raise DocumentError("empty: it has no text")
+    if len(text.encode()) > settings.max_text_bytes:
+        raise DocumentError(
+            f"its text of {len(text.encode())} bytes is more than reading.max_text_bytes = {settings.max_text_bytes}"
+        )
     return Document(ref, title, text)
 
 

@@ -1,14 +1,17 @@
 """From documents to nodes: pieces that the embedder reads whole, in order, covering every word of the text."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from nightloom.corpus import SplittingSettings
-from nightloom.documents import Document, node_id
+from nightloom.documents import Document, Place, node_id
 from nightloom.embedding import Embedder
-from nightloom.errors import EmbedderError
+from nightloom.errors import DocumentError, EmbedderError
 
-SPLITTER_VERSION = 1
+SPLITTER_VERSION = 2
 """Part of the fingerprint: raise it whenever the nodes that come of the same text change."""
 
 BYTES_PER_TOKEN = 32
@@ -28,6 +31,7 @@ class Node:
         total: Nodes of its document.
         version: Of its document.
         text: What is embedded and stored, prefix not included.
+        place: Where in its document it begins: offset, headings, page.
     """
 
     id: str
@@ -36,10 +40,27 @@ class Node:
     position: int
     total: int
     text: str
+    place: Place
+
+
+class Section(NamedTuple):
+    """A piece of a text between two headings, in characters."""
+
+    start: int
+    end: int
+    headings: tuple[str, ...]
+
+
+class Piece(NamedTuple):
+    """A piece of a text, where it begins in it, and its tokens without special ones."""
+
+    at: int
+    text: str
+    tokens: int
 
 
 class Splitter:
-    """Splits by sentences, measured with the embedder's own tokenizer."""
+    """Splits by headings, then by sentences, measured with the embedder's own tokenizer."""
 
     def __init__(self, settings: SplittingSettings, embedder: Embedder) -> None:
         """Check that the nodes fit the embedder.
@@ -63,79 +84,141 @@ class Splitter:
         self._settings = settings
         self._embedder = embedder
         self._max_bytes = min(MAX_NODE_BYTES, BYTES_PER_TOKEN * settings.max_tokens)
-        self._room = 0
         self._to_sentences: Callable[[str], list[str]] | None = None
 
     def split(self, document: Document, version: str) -> list[Node]:
         """The nodes of a document, at least one.
 
-        Every character of its text that is not white space is in a node, and no node is cut off by the embedder.
-        """
-        texts = [piece for text in self._pack(self._pieces(document.text)) for piece in self._fitting(text)]
-        key, total = document.ref.id, len(texts)
-        return [Node(node_id(key, at), document, version, at, total, text) for at, text in enumerate(texts)]
+        Every character of its text that is not white space is in a node, and no node is cut off by the embedder. A node
+        lies in one section, and holds code blocks and tables whole where they fit.
 
-    def _pieces(self, text: str) -> Iterator[tuple[str, int]]:
-        """Sentences, and lines or halves of those that are too long, with their tokens; joined, they are the text.
+        Raises:
+            DocumentError: More nodes than a document may have.
+        """
+        found: list[tuple[str, Place]] = []
+        for section in sections(document):
+            for piece in self._pack(self._pieces(document, section)):
+                found += [(part.text, place_of(document, part, section)) for part in self._fitting(piece)]
+            if len(found) > self._settings.max_nodes_per_document:
+                raise DocumentError(
+                    f"gives more nodes than splitting.max_nodes_per_document = {self._settings.max_nodes_per_document};"
+                    " raise it, or store the document in parts"
+                )
+        key, total = document.ref.id, len(found)
+        return [
+            Node(node_id(key, at), document, version, at, total, text, place) for at, (text, place) in enumerate(found)
+        ]
+
+    def _pieces(self, document: Document, section: Section) -> Iterator[Piece]:
+        """Sentences and wholes of a section, and lines or halves of those that are too long; joined, they are its text.
 
         LlamaIndex's own SentenceSplitter goes one call deeper, and measures all the rest again, for every sentence
         that has no space behind it: 16 kB of JSON took it 30 s.
         """
-        for sentence in self._sentences(text):
-            yield from self._shortened(sentence)
+        at = section.start
+        first = bisect_right(document.wholes, at, key=lambda whole: whole[1])
+        for start, end in document.wholes[first:]:
+            if start >= section.end:
+                break
+            begins, ends = max(start, at), min(end, section.end)
+            if begins < ends:
+                yield from self._sentences(at, document.text[at:begins])
+                yield from self._shortened(begins, document.text[begins:ends])
+                at = ends
+        yield from self._sentences(at, document.text[at : section.end])
 
-    def _sentences(self, text: str) -> list[str]:
+    def _sentences(self, at: int, text: str) -> Iterator[Piece]:
+        if not text:
+            return
         if self._to_sentences is None:
             from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer  # noqa: PLC0415  seconds
 
             self._to_sentences = split_by_sentence_tokenizer()
-            self._room = self._settings.max_tokens - self._embedder.count_tokens(self._embedder.settings.text_prefix)
-        return self._to_sentences(text)
+        for sentence in self._to_sentences(text):
+            yield from self._shortened(at, sentence)
+            at += len(sentence)
 
-    def _shortened(self, text: str) -> Iterator[tuple[str, int]]:
+    def _shortened(self, at: int, text: str) -> Iterator[Piece]:
         tokens = self._embedder.count_tokens(text) - self._embedder.special_tokens
         if (tokens <= self._room and len(text.encode()) <= self._max_bytes) or len(text) == 1:
-            yield text, tokens
+            yield Piece(at, text, tokens)
             return
         lines = text.splitlines(keepends=True)
         cut = _middle(text)
         for part in lines if len(lines) > 1 else (text[:cut], text[cut:]):
-            yield from self._shortened(part)
+            yield from self._shortened(at, part)
+            at += len(part)
 
-    def _pack(self, pieces: Iterable[tuple[str, int]]) -> Iterator[str]:
+    @cached_property
+    def _room(self) -> int:
+        """Tokens of a node for its own text and the special tokens."""
+        return self._settings.max_tokens - self._embedder.count_tokens(self._embedder.settings.text_prefix)
+
+    def _pack(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """Pieces together for as long as they fit; each node begins with the last of the one before, within overlap."""
-        node: list[tuple[str, int]] = []
+        node: list[Piece] = []
         held = 0
-        for piece, tokens in pieces:
-            if node and held + tokens > self._room:
-                yield "".join(text for text, _ in node)
-                allowed = min(self._settings.overlap_tokens, self._room - tokens)
-                node = _tail(node, allowed)
-                held = sum(count for _, count in node)
-            node.append((piece, tokens))
-            held += tokens
-        yield "".join(text for text, _ in node)
+        for piece in pieces:
+            if node and held + piece.tokens > self._room:
+                yield _joined(node)
+                node = _tail(node, min(self._settings.overlap_tokens, self._room - piece.tokens))
+                held = sum(part.tokens for part in node)
+            node.append(piece)
+            held += piece.tokens
+        if node:
+            yield _joined(node)
 
-    def _fitting(self, text: str) -> Iterator[str]:
-        """The text without white space around it, or halves of it until each fits.
+    def _fitting(self, piece: Piece) -> Iterator[Piece]:
+        """A piece without white space around it, or halves of it until each fits.
 
         Tokens of a whole can be more than the sum of its parts' tokens.
         """
-        text = text.strip()
+        text = piece.text.strip()
         if not text:
             return
+        at = piece.at + len(piece.text) - len(piece.text.lstrip())
         if self._fits(text):
-            yield text
+            yield Piece(at, text, piece.tokens)
             return
         cut = _middle(text)
-        yield from self._fitting(text[:cut])
-        yield from self._fitting(text[cut:])
+        yield from self._fitting(Piece(at, text[:cut], piece.tokens))
+        yield from self._fitting(Piece(at + cut, text[cut:], piece.tokens))
 
     def _fits(self, text: str) -> bool:
         if len(text.encode()) > self._max_bytes:
             return False
         tokens = self._embedder.count_tokens(self._embedder.settings.text_prefix + text)
         return tokens <= self._settings.max_tokens or len(text) == 1
+
+
+def sections(document: Document) -> list[Section]:
+    """A document's text in pieces that have one path of headings each; together they are the text.
+
+    A heading that nothing but its own subsections follow begins the first of them.
+    """
+    starts: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+    for place in document.places:
+        start, headings = starts[-1]
+        if place.headings == headings:
+            continue
+        alone = "\n" not in document.text[start : place.start].strip()
+        if not document.text[start : place.start].strip() or (alone and place.headings[: len(headings)] == headings):
+            starts[-1] = (start, place.headings)
+        else:
+            starts.append((place.start, place.headings))
+    ends = [start for start, _ in starts[1:]] + [len(document.text)]
+    return [Section(start, end, headings) for (start, headings), end in zip(starts, ends, strict=True)]
+
+
+def place_of(document: Document, piece: Piece, section: Section) -> Place:
+    """Where a piece of a section comes from."""
+    before = bisect_right(document.places, piece.at, key=lambda place: place.start)
+    page = document.places[before - 1].page if before else None
+    return Place(piece.at, section.headings, page)
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    return Piece(pieces[0].at, "".join(piece.text for piece in pieces), sum(piece.tokens for piece in pieces))
 
 
 def _middle(text: str) -> int:
@@ -145,10 +228,10 @@ def _middle(text: str) -> int:
     return space + 1 if space > 0 else middle
 
 
-def _tail(pieces: list[tuple[str, int]], allowed: int) -> list[tuple[str, int]]:
+def _tail(pieces: list[Piece], allowed: int) -> list[Piece]:
     """The last pieces that are together within the allowed tokens; never all of them."""
     start, total = len(pieces), 0
-    while start > 1 and total + pieces[start - 1][1] <= allowed:
+    while start > 1 and total + pieces[start - 1].tokens <= allowed:
         start -= 1
-        total += pieces[start][1]
+        total += pieces[start].tokens
     return pieces[start:]

@@ -53,8 +53,7 @@ async def lease(corpus: Corpus) -> AsyncIterator[None]:
         return
     name = lease_name(corpus)
     async with get_client() as client:
-        with suppress(ObjectAlreadyExists):
-            await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+        await _make_limit(client, name)
         earlier = await _signature(_trying(name))
         held = await _acquire(client, name)
         if held is None and await _is_over(client, await _signature(name) or earlier):
@@ -143,9 +142,21 @@ async def _take_over(client: PrefectClient, name: str, earlier: dict[str, Any]) 
     if held is None and await _is_over(client, earlier):
         with suppress(ObjectNotFound):
             await client.delete_global_concurrency_limit_by_name(name)
-        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+        await _make_limit(client, name)
         held = await _acquire(client, name)
     return held
+
+
+async def _make_limit(client: PrefectClient, name: str) -> None:
+    """Create the limit where there is none.
+
+    Asked for first: a creation that meets another of the name leaves a server on SQLite locked for a minute.
+    """
+    try:
+        await client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        with suppress(ObjectAlreadyExists):
+            await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
 
 
 async def _is_over(client: PrefectClient, signed: dict[str, Any]) -> bool:

@@ -53,9 +53,14 @@ class ProgressArtifact:
         self._night = night
         self._id: UUID | None = None
         self._due = 0.0
+        self._turn = asyncio.Lock()
 
     async def update(self) -> None:
-        """Show where the night stands."""
+        """Show where the night stands; one update at a time, so that the last one stays."""
+        async with self._turn:
+            await self._update()
+
+    async def _update(self) -> None:
         snapshot = self._night.progress.snapshot
         done = snapshot.shards_done == snapshot.shards
         percent = 100.0 * snapshot.shards_done / snapshot.shards if snapshot.shards else 100.0

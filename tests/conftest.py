@@ -99,10 +99,12 @@ def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
     """A corpus of five documents that no night has seen yet, for Milvus Lite and for a real server."""
     uri = request.getfixturevalue("milvus_server") if request.param == "server" else "index.db"
     new = Home(tmp_path, uri, f"test_{document_id(str(tmp_path))[:12]}")
     new.write(TEXTS)
     new.configure()
-    return new
+    yield new
+    if request.param == "server":
+        new.drop_collections()  # every loaded collection makes the server slower for the tests to come

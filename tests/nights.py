@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymilvus import MilvusClient
 
 from flows.nightly_reindex import nightly_reindex
 from nightloom.corpus import Corpus, load_corpus
@@ -67,6 +68,16 @@ class Home:
             f'name = "{self.name}"\n[[sources]]\npath = "texts"\n[embedder]\nmodel = "{MODEL}"\n'
             f'[milvus]\nuri = "{self.uri}"\n{golden}{more}\n'
         )
+
+    def drop_collections(self) -> None:
+        """Drop all that nights over this corpus left on a server."""
+        client = MilvusClient(self.uri)
+        for name in client.list_collections():
+            if name.startswith(self.name):
+                for alias in client.list_aliases(name)["aliases"]:
+                    client.drop_alias(alias)
+                client.drop_collection(name)
+        client.close()
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """Every row of the live generation, by primary key, without its embedding; physical duplicates are an error."""

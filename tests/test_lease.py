@@ -7,7 +7,7 @@ import sys
 from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.variables import Variable
 
 from nightloom.corpus import Corpus, load_corpus
@@ -72,6 +72,15 @@ async def test_a_second_night_is_refused_until_the_first_has_ended(corpus: Corpu
         with pytest.raises(IndexBusy, match="this one ends, having done nothing"):
             async with lease(corpus):
                 pytest.fail("two nights over one index")
+    async with lease(corpus):
+        pass
+
+
+async def test_a_limit_that_is_there_is_not_created_again(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by a unique key, it would leave a server on SQLite locked for a minute."""
+    async with lease(corpus):
+        pass
+    monkeypatch.setattr(PrefectClient, "create_global_concurrency_limit", None)
     async with lease(corpus):
         pass
 

@@ -168,6 +168,7 @@ async def test_another_splitter_is_another_fingerprint_and_embeds_everything_aga
     assert "fingerprint" in second["reason"]
 
 
+@ON_LITE
 async def test_three_generations_stay_and_older_ones_go(home: Home) -> None:
     for at in range(5):
         home.write(TEXTS | {"tea.txt": f"Tea number {at}."})
@@ -279,6 +280,7 @@ async def test_ask_finds_the_passage_and_status_counts(home: Home) -> None:
     assert found.matches is True
 
 
+@ON_LITE
 async def test_a_killed_night_is_taken_up_where_it_stopped(home: Home, prefect_server: str) -> None:
     home.write({f"{at:02}.txt": TEXTS["whale.txt"] + f" Note {at}." for at in range(12)})
     home.configure("[shards]\ndocuments = 1\nin_flight = 1", evaluation=False)

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nightloom.corpus import EmbedderSettings, SplittingSettings
+from nightloom.documents import Document, Place
 from nightloom.embedding import Embedder
-from nightloom.errors import EmbedderError
-from nightloom.splitting import BYTES_PER_TOKEN, MAX_NODE_BYTES, Node, Splitter
+from nightloom.errors import DocumentError, EmbedderError
+from nightloom.splitting import BYTES_PER_TOKEN, MAX_NODE_BYTES, Node, Splitter, sections
 from tests.builders import MODEL, make_document
 
 VERSION = "0" * 32
@@ -72,6 +74,104 @@ def test_the_nodes_cover_the_text_in_order_within_the_bounds(
     assert {node.total for node in nodes} == {len(nodes)}
     assert {node.version for node in nodes} == {VERSION}
     assert Splitter(limits, embedder).split(document, VERSION) == nodes
+
+
+PATHS = st.lists(st.sampled_from(["A", "B", "C"]), max_size=3).map(tuple)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Document:
+    """A text with headings, pages and wholes anywhere in it."""
+    text = draw(TEXTS)
+    offsets = st.integers(0, len(text))
+    starts = sorted(draw(st.lists(offsets, max_size=5)))
+    pages = st.none() | st.integers(1, 9)
+    places = tuple(Place(start, draw(PATHS), draw(pages)) for start in starts)
+    edges = sorted(draw(st.lists(offsets, max_size=6)))
+    return replace(make_document(text), places=places, wholes=tuple(zip(edges[::2], edges[1::2], strict=False)))
+
+
+@settings(max_examples=80)
+@given(document=documents(), size=SIZES)
+def test_headings_and_wholes_leave_no_character_out(
+    embedder: Embedder, document: Document, size: tuple[int, int]
+) -> None:
+    limits = SplittingSettings(max_tokens=size[0], overlap_tokens=size[1])
+    nodes = Splitter(limits, embedder).split(document, VERSION)
+    check_covered(document.text, nodes)
+    check_fits(nodes, embedder, limits.max_tokens)
+    parts = sections(document)
+    assert "".join(document.text[part.start : part.end] for part in parts) == document.text
+    for node in nodes:
+        assert document.text.startswith(node.text, node.place.start)
+        (part,) = [part for part in parts if part.start <= node.place.start < part.end]
+        assert node.place.start + len(node.text) <= part.end, "a node lies in one section"
+        assert node.place.headings == part.headings
+
+
+GUIDE = """Guide
+
+# Install
+
+Take the package. It is small.
+
+# Use
+
+## First steps
+
+Call it once.
+
+```
+first()
+
+second()
+```
+
+Then again.
+"""
+
+
+def guide() -> Document:
+    """A document of three headings, of which one has only a subsection, with a block of code."""
+    at = {mark: GUIDE.index(mark) for mark in ("# Install", "# Use", "## First")}
+    places = (
+        Place(at["# Install"], ("Install",)),
+        Place(at["# Use"], ("Use",)),
+        Place(at["## First"], ("Use", "First steps")),
+    )
+    code = (GUIDE.index("```"), GUIDE.rindex("```") + 4)
+    return replace(make_document(GUIDE), places=places, wholes=(code,))
+
+
+def test_nodes_begin_at_headings_and_keep_their_path(embedder: Embedder) -> None:
+    nodes = Splitter(SplittingSettings(), embedder).split(guide(), VERSION)
+    assert [(node.text.partition("\n")[0], node.place.headings) for node in nodes] == [
+        ("Guide", ("Install",)),  # a line alone goes with what it is above
+        ("# Use", ("Use", "First steps")),
+    ]
+
+
+def test_code_stays_whole_where_it_fits(embedder: Embedder) -> None:
+    nodes = Splitter(SplittingSettings(max_tokens=24, overlap_tokens=0), embedder).split(guide(), VERSION)
+    assert [node.text for node in nodes if "first()" in node.text] == [
+        next(node.text for node in nodes if "second()" in node.text)
+    ]
+    assert len(nodes) > 2
+
+
+def test_a_node_knows_the_page_that_it_begins_on(embedder: Embedder) -> None:
+    first, second = "A page says one thing. " * 17, "Another page says another. " * 20
+    document = replace(make_document(first + second), places=(Place(0, page=1), Place(len(first), page=2)))
+    nodes = Splitter(SplittingSettings(max_tokens=64, overlap_tokens=0), embedder).split(document, VERSION)
+    assert [node.place.page for node in nodes] == [1 if node.place.start < len(first) else 2 for node in nodes]
+    assert {node.place.page for node in nodes} == {1, 2}
+    assert any("one" in node.text and "Another" in node.text for node in nodes), "text flows from page to page"
+
+
+def test_a_document_of_too_many_nodes_is_refused(embedder: Embedder) -> None:
+    splitter = Splitter(SplittingSettings(max_tokens=16, overlap_tokens=0, max_nodes_per_document=3), embedder)
+    with pytest.raises(DocumentError, match=r"splitting.max_nodes_per_document = 3"):
+        splitter.split(make_document("One sentence of some words. " * 50), VERSION)
 
 
 def test_a_short_text_is_one_node(embedder: Embedder) -> None:

@@ -1,0 +1,116 @@
+"""Reading documents in processes of their own: one that hangs, explodes or crashes takes no other along."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from nightloom.corpus import ReadingSettings
+from nightloom.documents import Document, DocumentRef
+from nightloom.errors import DocumentError
+from nightloom.reading import read_document
+
+PRELOADED = "nightloom.reading"
+"""Imported once, by the process that the others are forked from."""
+DOCUMENTS_A_PROCESS = 1_000
+"""A process is replaced after so many: parsers leak."""
+ERROR_CHARACTERS = 200
+"""Of what a parser says of a document."""
+CPU_SECONDS_MORE = 5
+"""Beyond the time that a document has: then the system ends a reader whose night was killed."""
+
+
+class Readers:
+    """A few processes that read documents, started with the first one."""
+
+    def __init__(self, settings: ReadingSettings) -> None:
+        """Start nothing yet."""
+        self._settings = settings
+        self._pool: ProcessPool | None = None
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes, whatever they are reading."""
+        if self._pool:
+            self._pool.stop()
+            self._pool.join()
+
+    def start(self) -> None:
+        """Have the processes ready."""
+        if self._pool is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([PRELOADED])
+            self._pool = ProcessPool(
+                max_workers=self._settings.processes or max(1, (os.cpu_count() or 1) // 2),
+                max_tasks=DOCUMENTS_A_PROCESS,
+                initializer=_limit,
+                initargs=(self._settings.max_memory_bytes,),
+                context=context,
+            )
+
+    def read(self, refs: Sequence[DocumentRef]) -> Iterator[Document | DocumentError]:
+        """Documents in the order of their refs, or why one cannot be taken."""
+        self.start()
+        assert self._pool is not None  # noqa: S101  started
+        limit = self._settings.parse_timeout_seconds
+        futures = [self._pool.schedule(_read, args=(ref, self._settings), timeout=limit) for ref in refs]
+        try:
+            for future in futures:
+                yield self._result(future)
+        finally:
+            _cancel(futures)
+
+    def _result(self, future: "ProcessFuture[Document]") -> Document | DocumentError:
+        try:
+            return future.result()
+        except DocumentError as error:
+            return error
+        except TimeoutError:
+            return DocumentError(
+                f"not read within reading.parse_timeout_seconds = {self._settings.parse_timeout_seconds:g}"
+            )
+        except MemoryError:
+            return DocumentError(
+                f"takes more than reading.max_memory_bytes = {self._settings.max_memory_bytes} to read"
+            )
+        except ProcessExpired as error:
+            return DocumentError(
+                f"ended the process that read it (exit code {error.exitcode}): too much memory, or a fault"
+            )
+        except Exception as error:  # noqa: BLE001  a parser may raise anything, and no document ends a night
+            return DocumentError(f"cannot be read: {type(error).__name__}: {str(error)[:ERROR_CHARACTERS]}")
+
+
+def _cancel(futures: Iterable["ProcessFuture[Document]"]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _limit(memory_bytes: int) -> None:
+    """Ctrl+C is for the night; and what is too large for memory is an error in here, not the end of the machine."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(ImportError, ValueError, OSError):  # not every system has it
+        import resource  # noqa: PLC0415
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def _read(ref: DocumentRef, settings: ReadingSettings) -> Document:
+    with suppress(ImportError, ValueError, OSError):
+        import resource  # noqa: PLC0415
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        ends = int(used.ru_utime + used.ru_stime + settings.parse_timeout_seconds) + CPU_SECONDS_MORE
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (ends, most))
+    return read_document(ref, settings)

@@ -1,12 +1,14 @@
 """Documents: what names one, what it is made of, and when it counts as the same."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ID_HEX_DIGITS = 32
 
 Scalar = str | int | float | bool
+MetadataValue = Scalar | list[str]
 
 
 def document_id(uri: str) -> str:
@@ -62,7 +64,7 @@ class DocumentRef:
     media_type: str = ""
     validator: str = ""
     span: Span | None = None
-    metadata: tuple[tuple[str, Scalar], ...] = ()
+    metadata: tuple[tuple[str, MetadataValue], ...] = ()
 
     @property
     def id(self) -> str:
@@ -93,6 +95,8 @@ class Document:
         places: In order of their starts; what comes before the first has neither heading nor page.
         wholes: Pieces of the text, as pairs of start and end and in order, that stay in one node where they fit: code
             blocks, tables.
+        metadata: Of every node, safe to store: see `nightloom.metadata`.
+        notes: What was done to it so that it could be taken, in words for the run report.
     """
 
     ref: DocumentRef
@@ -100,6 +104,8 @@ class Document:
     text: str
     places: tuple[Place, ...] = ()
     wholes: tuple[tuple[int, int], ...] = ()
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    notes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

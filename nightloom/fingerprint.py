@@ -8,7 +8,7 @@ from nightloom.embedding import Embedder
 from nightloom.reading import LOADER_VERSION
 from nightloom.splitting import SPLITTER_VERSION
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Part of the fingerprint: raise it whenever the fields of a row change."""
 
 

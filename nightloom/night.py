@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -102,6 +103,7 @@ class Night:
         self.versions: dict[str, str] = {}
         self.quarantined: list[Quarantined] = []
         self.warnings: list[str] = []
+        self.notes: Counter[str] = Counter()
         self.nodes = NodeCounts()
         self.truncated_tokens = 0
         self._reused = 0
@@ -224,6 +226,7 @@ class Night:
                 if isinstance(read, DocumentError):
                     raise read
                 nodes += self.splitter.split(read, planned.version)
+                self.notes.update(read.notes)
             except DocumentError as error:
                 quarantined.append(Quarantined(ref.uri, ref.item, str(error), ref.source))
         return ShardNodes(shard, nodes, quarantined)
@@ -524,7 +527,7 @@ class Night:
             scores=dict(self.scores.means) if self.scores else scores or None,
             queries=self._query_counts(),
             quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in self.quarantined],
-            warnings=self.warnings,
+            warnings=self.warnings + [f"{note}: {count} documents" for note, count in sorted(self.notes.items())],
         )
 
     def _query_counts(self) -> QueryCounts | None:

@@ -10,6 +10,7 @@ import charset_normalizer
 from nightloom.corpus import ReadingSettings
 from nightloom.documents import Document, DocumentRef
 from nightloom.errors import DocumentError, SourceError
+from nightloom.metadata import clean
 from nightloom.sources import jsonl_content, parse_jsonl_row
 
 LOADER_VERSION = 1
@@ -64,7 +65,8 @@ def read_document(ref: DocumentRef, settings: ReadingSettings = DEFAULTS) -> Doc
         raise DocumentError(
             f"its text of {len(text.encode())} bytes is more than reading.max_text_bytes = {settings.max_text_bytes}"
         )
-    return Document(ref, title, text)
+    metadata, notes = clean(ref.metadata)
+    return Document(ref, title, text, metadata=metadata, notes=notes)
 
 
 def _read_span(ref: DocumentRef) -> tuple[str, str]:

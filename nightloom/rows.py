@@ -15,6 +15,9 @@ from nightloom.splitting import Node
 Row = dict[str, Any]
 Item = TypeVar("Item")
 
+SHOWN_TO_MODELS = frozenset({"uri", "title", "section", "page"})
+"""Metadata that LlamaIndex puts into a prompt with the text."""
+
 READ_ROWS = 2_000
 """Rows of a batch that is read, and of a request that copies it."""
 WRITE_ROWS = 500
@@ -23,6 +26,10 @@ REQUEST_BYTES = 16_000_000
 """Of a request that copies; Milvus takes 64 MB."""
 FILTER_DOCUMENTS = 100
 """Documents that one filter names."""
+
+TITLE_CHARACTERS = 500
+SECTION_CHARACTERS = 1_000
+"""Of a path of headings."""
 
 HEADS = "position == 0"
 NOT_HEADS = "position > 0"
@@ -39,6 +46,8 @@ class Hit:
 
     Attributes:
         score: As Milvus gives it: for COSINE and IP higher is better, for L2 lower.
+        page: On which it begins, where the document has pages.
+        section: Path of the headings that it is under.
     """
 
     node: str
@@ -48,6 +57,8 @@ class Hit:
     position: int
     score: float
     text: str
+    page: int | None = None
+    section: str = ""
 
 
 def text_node(node: Node, vector: Vectors) -> Any:
@@ -61,6 +72,7 @@ def text_node(node: Node, vector: Vectors) -> Any:
 
     ref = node.document.ref
     metadata: dict[str, Any] = {
+        **node.document.metadata,
         "uri": ref.uri,
         "item": ref.item,
         "source": ref.source,
@@ -69,7 +81,11 @@ def text_node(node: Node, vector: Vectors) -> Any:
         "total": node.total,
     }
     if node.document.title:
-        metadata["title"] = node.document.title
+        metadata["title"] = node.document.title[:TITLE_CHARACTERS]
+    if node.place.page is not None:
+        metadata["page"] = node.place.page
+    if node.place.headings:
+        metadata["section"] = " > ".join(node.place.headings)[:SECTION_CHARACTERS]
     if ref.validator and node.position == 0:
         metadata["validator"] = ref.validator
     return TextNode(
@@ -79,7 +95,7 @@ def text_node(node: Node, vector: Vectors) -> Any:
         metadata=metadata,
         # Other programs embed and prompt with the text alone, as we do.
         excluded_embed_metadata_keys=list(metadata),
-        excluded_llm_metadata_keys=[key for key in metadata if key not in {"uri", "title"}],
+        excluded_llm_metadata_keys=[key for key in metadata if key not in SHOWN_TO_MODELS],
         relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=ref.id)},
     )
 
@@ -95,6 +111,8 @@ def hit_of(node: Any, score: float) -> Hit:
         kept.get("position", 0),
         score,
         node.text,
+        kept.get("page"),
+        kept.get("section", ""),
     )
 
 

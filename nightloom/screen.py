@@ -85,7 +85,10 @@ def show_hits(console: Console, hits: list[Hit]) -> None:
     """Passages, best first."""
     for rank, hit in enumerate(hits, 1):
         name = Text(plain(hit.uri), style="cyan")
-        console.print(Text(f"{rank}  ").append(name).append(f"  node {hit.position}  score {hit.score:.4f}"))
+        where = f"  page {hit.page}" if hit.page is not None else ""
+        console.print(Text(f"{rank}  ").append(name).append(f"{where}  node {hit.position}  score {hit.score:.4f}"))
+        if hit.section:
+            console.print(Text(plain(hit.section), style="dim"))
         text = plain(hit.text)
         cut = f"{text[:SHOWN_TEXT]} ..." if len(text) > SHOWN_TEXT else text
         console.print(cut + "\n", markup=False, highlight=False, emoji=False)

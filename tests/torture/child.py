@@ -98,7 +98,7 @@ class Child:
         """Start it, and wait until it has begun."""
         receiver, sender = _context.Pipe(duplex=False)
         start_fork_server()
-        self._process = _context.Process(target=work, args=(order, sender), daemon=True)
+        self._process = _context.Process(target=work, args=(order, sender))  # no daemon, as those may have no children
         self._process.start()
         sender.close()
         self._receiver = receiver

@@ -1,0 +1,57 @@
+"""What goes into Milvus beside text and vector: names and values that it holds, and gives back."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightloom.documents import MetadataValue
+from nightloom.metadata import AS_TEXT, LEFT_OUT, MAX_METADATA_BYTES, RENAMED, RESERVED, clean
+
+VALUES = st.one_of(
+    st.text(),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.lists(st.text(max_size=5), max_size=3),
+    st.just("\ud800\x00"),
+)
+
+
+@given(st.lists(st.tuples(st.text(max_size=10) | st.sampled_from(sorted(RESERVED)), VALUES), max_size=8))
+def test_whatever_is_given_can_be_stored(pairs: list[tuple[str, MetadataValue]]) -> None:
+    kept, _ = clean(pairs)
+    assert len(kept) == len(pairs)
+    assert not kept.keys() & RESERVED
+    for key, value in kept.items():
+        assert key.replace("_", "a").isalnum()
+        json.dumps(value, allow_nan=False).encode()
+        assert not isinstance(value, int) or abs(value) < 2**63
+        assert "\x00" not in str(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept", "note"),
+    [
+        ("year", 1958, ("year", 1958), None),
+        ("text", "a", ("text_", "a"), RENAMED),
+        ("$meta", "a", ("_meta", "a"), RENAMED),
+        ("", "a", ("_", "a"), RENAMED),
+        ("a'b\"c", "a", ("a_b_c", "a"), RENAMED),
+        ("big", 2**70, ("big", str(2**70)), AS_TEXT),
+        ("none", float("nan"), ("none", "nan"), AS_TEXT),
+        ("ends", float("inf"), ("ends", "inf"), AS_TEXT),
+        ("tags", ["a", "b"], ("tags", ["a", "b"]), None),
+    ],
+)
+def test_what_was_changed_is_said(
+    key: str, value: MetadataValue, kept: tuple[str, MetadataValue], note: str | None
+) -> None:
+    assert clean([(key, value)]) == (dict([kept]), frozenset({note} if note else ()))
+
+
+def test_what_is_too_large_is_left_out_and_said() -> None:
+    kept, notes = clean([("first", "a"), ("large", "a" * MAX_METADATA_BYTES), ("last", "a")])
+    assert kept == {"first": "a"}
+    assert notes == {LEFT_OUT}

@@ -5,27 +5,21 @@ import io
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import charset_normalizer
-
 from nightloom.documents import Document, DocumentRef
 from nightloom.errors import DocumentError, SourceError
+from nightloom.formats.text import decode
 from nightloom.sources import jsonl_content, parse_jsonl_row
 
 LOADER_VERSION = 1
 """Part of the fingerprint: raise it whenever the text that comes of the same bytes changes."""
 
 PDF_MAGIC = b"%PDF-"
-BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 TEXT_TYPES = frozenset({"application/json", "application/xml", "application/yaml", "application/toml"})
 NO_READER_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 NO_READER_SUFFIXES = frozenset(
     {".html", ".htm", ".xhtml", ".doc", ".docx", ".ppt", ".pptx", ".xls", ".xlsx", ".odt", ".epub", ".rtf"}
 )
 """Formats whose bytes are, or hold, text that is not the document's. By name: the types that a machine knows differ."""
-
-ENCODINGS = ("cp1252", "cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "shift_jis", "euc_jp", "gb18030", "euc_kr")
-"""What text that is not Unicode is looked for in, one or two for each alphabet: of the dozens that remain, most differ
-from these in a letter or two, and short texts would be taken for them."""
 
 
 def read_document(ref: DocumentRef) -> Document:
@@ -93,29 +87,6 @@ def _place(ref: DocumentRef) -> Path:
 def _check_unchanged(ref: DocumentRef, content: str) -> None:
     if content != ref.content:
         raise DocumentError("changed while the night ran; the next night takes it")
-
-
-def decode(data: bytes) -> str:
-    """Bytes of a text file as text, whatever its encoding; a byte order mark is dropped.
-
-    Raises:
-        DocumentError: It is binary, or no encoding fits.
-    """
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if data.startswith(mark):
-            try:
-                return data.decode(encoding).removeprefix("\ufeff")
-            except UnicodeDecodeError as error:
-                raise DocumentError(f"begins as {encoding} but is not: {error}") from None
-    if b"\x00" in data:
-        raise DocumentError("binary content under the name of a text file")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        best = charset_normalizer.from_bytes(data, cp_isolation=list(ENCODINGS)).best()
-    if best is None:
-        raise DocumentError("neither UTF-8 nor any encoding that could be detected")
-    return str(best)
 
 
 def _pdf_text(data: bytes) -> str:

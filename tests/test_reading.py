@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from nightloom.corpus import SourceSettings
 from nightloom.errors import DocumentError
-from nightloom.reading import decode, read_document
+from nightloom.formats.text import decode
+from nightloom.reading import read_document
 from nightloom.sources import list_source
 from tests.builders import listed, write_jsonl
 

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from nightloom.errors import DocumentError
 from nightloom.formats.assembly import BLOCK_GAP, Assembly
 from nightloom.formats.text import decode
 
@@ -15,14 +16,10 @@ def _names(*lines: str) -> frozenset[str]:
 
 
 SKIPPED = _names(
-    "script style template noscript iframe object embed applet svg canvas audio video map head title nav",
-    "select option button input textarea form dialog",
+    "script style template noscript iframe object embed applet svg canvas audio video map nav",
+    "select option button input textarea dialog",
 )
-HIDDEN = (
-    ".//*[@hidden or @aria-hidden='true' or contains(translate(@style,' ABCDEFGHIJKLMNOPQRSTUVWXYZ',"
-    "'abcdefghijklmnopqrstuvwxyz'),'display:none') or contains(translate(@style,' ABCDEFGHIJKLMNOPQRSTUVWXYZ',"
-    "'abcdefghijklmnopqrstuvwxyz'),'visibility:hidden')]"
-)
+HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 BLOCKS = _names(
     "html body main article section div p header footer aside address blockquote quote center fieldset figure",
@@ -32,7 +29,8 @@ ITEMS = frozenset({"li", "item"})
 LINE_BREAKS = frozenset({"br", "lb"})
 ROWS = frozenset({"tr", "row"})
 CELLS = frozenset({"td", "th", "cell"})
-WHITE = re.compile(r"[ \t\r\n\f]+")
+WHITE = re.compile(r"\s+")
+NEXT_TO_ALL = 0.95
 AROUND_BREAK = re.compile(r" *\n *")
 
 
@@ -47,17 +45,21 @@ def decode_html(data: bytes, charset: str = "") -> str:
 
 
 def read_html(text: str, out: Assembly) -> str:
-    """Take the main text of a page: what is not navigation, advertisement, form, script or hidden.
+    """Take the main text of a page: what is not navigation, advertisement, script or hidden.
 
     Returns:
         Its title, or ""; the text begins with it.
+
+    Raises:
+        DocumentError: It has no visible text.
     """
     page = _tree(text)
     if page is None:
         return ""
     title = _title(page)
-    main = _main_text(page)
-    tree = page if main is None else main
+    tree = _main_text(page)
+    if not _letters(tree):
+        raise DocumentError("HTML page without visible text; the scripts of a page are not run")
     if title and not _begins_with(tree, title):
         out.block(title)
     _Walker(out).walk(tree)
@@ -73,36 +75,60 @@ def read_body(text: str, out: Assembly) -> str:
     page = _tree(text)
     if page is None:
         return ""
-    _Walker(out).walk(page)
+    _Walker(out).walk(_body(page))
     return _title(page)
 
 
 def _tree(text: str) -> Any:
-    """The page without hidden elements; None where it is nothing."""
-    from lxml import html  # type: ignore[import-untyped]  # noqa: PLC0415
+    """The page without what is no text or is not shown; None where nothing is left."""
+    from lxml import etree, html  # type: ignore[import-untyped]  # noqa: PLC0415
 
     if not text.strip():
         return None
     parser = html.HTMLParser(encoding="utf-8", no_network=True, remove_comments=True, remove_pis=True)
     try:
         page = html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
-    except html.etree.ParserError:
+    except etree.ParserError:
         return None
-    for element in page.xpath(HIDDEN):
+    for element in [element for element in page.iter() if element.tag in SKIPPED or _is_hidden(element)]:
         if element.getparent() is not None and element.tag != "body":
             element.drop_tree()
     return page
 
 
+def _is_hidden(element: Any) -> bool:
+    attributes = element.attrib
+    return (
+        "hidden" in attributes
+        or attributes.get("aria-hidden") == "true"
+        or HIDING.search(attributes.get("style", "")) is not None
+    )
+
+
+def _body(page: Any) -> Any:
+    body = page.find("body")
+    return page if body is None else body
+
+
 def _main_text(page: Any) -> Any:
-    """What trafilatura takes for the main text; None where it finds nothing."""
+    """What trafilatura takes for the main text, or the whole body where that leaves next to nothing out.
+
+    Where it finds no main text, trafilatura gives all the text as one paragraph; the body itself has structure.
+    """
     import trafilatura  # noqa: PLC0415  slow to import, and only HTML needs it
 
     found = trafilatura.bare_extraction(
         page, fast=True, include_comments=False, include_tables=True, output_format="xml"
     )
-    body = getattr(found, "body", None)
-    return body if body is not None and "".join(body.itertext()).strip() else None
+    main, body = getattr(found, "body", None), _body(page)
+    if main is None or _letters(main) >= NEXT_TO_ALL * _letters(body):
+        return body
+    return main
+
+
+def _letters(tree: Any) -> int:
+    """How many letters an element holds, white space aside."""
+    return sum(len(word) for piece in tree.itertext() for word in piece.split())
 
 
 def _title(page: Any) -> str:
@@ -113,7 +139,8 @@ def _begins_with(tree: Any, title: str) -> bool:
     """Whether a text begins with a title, or with the part of it that is not the name of the site."""
     words = (" ".join(piece.split()) for piece in tree.itertext())
     begins = next(filter(None, words), "")
-    return bool(begins) and (begins.startswith(title) or bool(re.match(re.escape(begins) + r"(?:$|\W*\s)", title)))
+    rest = title.removeprefix(begins)
+    return bool(begins) and (begins.startswith(title) or (rest != title and not rest[:1].isalnum()))
 
 
 class _Walker:
@@ -139,8 +166,6 @@ class _Walker:
     def _start(self, element: Any) -> bool:
         """Whether to go on inside."""
         tag = element.tag
-        if tag in SKIPPED and not _level(element):
-            return False
         if tag in LINE_BREAKS:
             self._words.append("\n")
         elif tag == "pre" or (tag == "code" and "\n" in "".join(element.itertext()).strip()):
@@ -153,7 +178,7 @@ class _Walker:
             return False
         elif tag in BLOCKS or tag in ITEMS or _level(element):
             self._flush()
-            self._is_item = tag in ITEMS
+            self._is_item = self._is_item or tag in ITEMS
         self._words.append(WHITE.sub(" ", element.text or ""))
         return True
 
@@ -164,6 +189,7 @@ class _Walker:
             self._follows_item = False
         elif element.tag in BLOCKS or element.tag in ITEMS:
             self._flush()
+            self._is_item = self._is_item and element.tag not in ITEMS
         if not is_root:
             self._words.append(WHITE.sub(" ", element.tail or ""))
 
@@ -198,11 +224,7 @@ def _is_data(table: Any) -> bool:
 def _rows(table: Any) -> str:
     rows = []
     for row in (element for element in table.iter() if element.tag in ROWS):
-        cells = [" ".join(_cell_text(cell).split()) for cell in row if cell.tag in CELLS]
+        cells = [" ".join(" ".join(cell.itertext()).split()) for cell in row if cell.tag in CELLS]
         if any(cells):
             rows.append(" | ".join(cells))
     return "\n".join(rows)
-
-
-def _cell_text(cell: Any) -> str:
-    return " ".join(cell.xpath(".//text()[not(ancestor::script or ancestor::style)]"))

@@ -39,8 +39,14 @@ NO_READER: tuple[tuple[bytes, str], ...] = (
     (b"fLaC\x00", RECORDING),
     (b"\x1a\x45\xdf\xa3", RECORDING),
 )
-NO_READER_WITH_NULS = ((b"GIF8", PICTURE), (b"RIFF", RECORDING), (b"ID3", RECORDING))
-"""Magic that a text could begin with as well."""
+NO_READER_WITH_NULS = (
+    (0, b"GIF8", PICTURE),
+    (0, b"RIFF", RECORDING),
+    (0, b"ID3", RECORDING),
+    (4, b"ftyp", RECORDING),
+    (257, b"ustar", ARCHIVE),
+)
+"""Magic that a text could hold as well, and the offset that it stands at."""
 
 BY_SUFFIX: dict[str, Kind] = {
     ".md": "markdown",
@@ -100,7 +106,7 @@ NO_TEXT_MEDIA_TYPES = (*NEVER_TEXT, "application/zip", "application/gzip", "appl
 """How those begin that no file of text has."""
 
 HTML_BEGINNING = re.compile(
-    rb"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE | re.DOTALL
+    rb"(?:<\?xml[^>]*>\s*|(?><!--.*?-->)\s*)*+<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE | re.DOTALL
 )
 MAIL_BEGINNING = re.compile(rb"(?:From [^\n]*\n)?[A-Za-z][A-Za-z0-9-]*:[ \t\r\n]")
 
@@ -133,8 +139,8 @@ def _by_magic(path: Path, head: bytes, suffix: str) -> Kind | None:
     for magic, reason in NO_READER:
         if head.startswith(magic):
             raise DocumentError(reason)
-    for magic, reason in NO_READER_WITH_NULS:
-        if head.startswith(magic) and b"\x00" in head:
+    for offset, magic, reason in NO_READER_WITH_NULS:
+        if head.startswith(magic, offset) and b"\x00" in head:
             raise DocumentError(reason)
     return None
 

@@ -18,7 +18,7 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 FRONT_MATTER = re.compile(
     r"\A(?P<fence>---|\+\+\+)[ \t]*(?:\r\n|\r|\n)(?P<fields>.*?)(?:\r\n|\r|\n)(?P=fence)[ \t]*(?=\r|\n|\Z)", re.DOTALL
 )
-YAML_TITLE = re.compile(r"^title[ \t]*:[ \t]*(?P<quote>['\"]?)(?P<title>.*?)(?P=quote)[ \t]*$", re.MULTILINE)
+YAML_TITLE = re.compile(r"^title[ \t]*:(.*)$", re.MULTILINE)
 WHOLE_TOKENS = frozenset({"fence", "code_block", "table_open"})
 
 ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1+")
@@ -92,7 +92,9 @@ def _front_title(front: re.Match[str]) -> str:
             return ""
         return title if isinstance(title, str) else ""
     found = YAML_TITLE.search(front["fields"])
-    return found["title"] if found else ""
+    title = found[1].strip() if found else ""
+    is_quoted = len(title) > 1 and title[0] == title[-1] and title[0] in "\"'"
+    return title[1:-1] if is_quoted else title
 
 
 def _first_title(headings: list[Heading]) -> str:

@@ -20,7 +20,9 @@ NO_TITLE = re.compile(r"(?:Microsoft \w+ - )?\S+\.\w{2,5}|\S*[/\\]\S*|untitled",
 
 HYPHEN = "\ufffe"
 """What PDFium gives for the hyphen of a word that is divided at the end of a line."""
-DIVIDED_WORD = re.compile(rf"(?P<before>[\w-]*){HYPHEN}[ \t]*\n?")
+DIVISION = re.compile(rf"{HYPHEN}[ \t]*\n?")
+WORD_CHARACTERS = 100
+"""Longer than any word, so that a page without white space is not gone through again and again."""
 LIGATURES = str.maketrans(
     {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\ufb05": "st", "\ufb06": "st"}
 )
@@ -74,13 +76,17 @@ def _page_text(pdf: Any, at: int) -> str:
         page.close()
     text = str(raw).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
-    return DIVIDED_WORD.sub(_whole_word, text).translate(LIGATURES).strip()
+    return with_whole_words(text).translate(LIGATURES).strip()
 
 
-def _whole_word(divided: re.Match[str]) -> str:
-    """A word that has a hyphen already is most likely a compound, whose other hyphen is its own."""
-    before = divided["before"]
-    return f"{before}-" if "-" in before else before
+def with_whole_words(text: str) -> str:
+    """The text without the hyphens at which PDFium divides words; a word that has one already is a compound."""
+    *pieces, last = DIVISION.split(text)
+    whole = []
+    for piece in pieces:
+        word = piece[-WORD_CHARACTERS:].split(" ")[-1].rpartition("\n")[-1]
+        whole.append(f"{piece}-" if "-" in word else piece)
+    return "".join([*whole, last])
 
 
 def _add_page(text: str, bookmarks: list[tuple[int, str]], out: Assembly) -> None:

@@ -34,13 +34,15 @@ SEVEN_BIT_CODECS = ("iso2022", "hz")
 """Their bytes are ASCII, so they pass for UTF-8."""
 
 SAMPLE_BYTES = 1 << 16
-CONTEXT_BYTES = 1 << 12
+CONTEXT_BYTES = 64
 STRAY_NULS = 1000
 """At most one byte in so many may be NUL in what is text otherwise."""
 WIDE_NULS = 0.3
-"""Share of NULs from which ASCII with NULs in it is text of two or four bytes a letter."""
+"""Share of NULs from which what would be UTF-8 without them is text of two or four bytes a letter."""
 CONTROLS = re.compile(r"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
 MAX_CONTROLS = 0.05
+WHITE = re.compile(rb"\s")
+NOT_ASCII = re.compile(rb"[\x80-\xff]")
 BINARY = "binary content under the name of a text file"
 
 
@@ -111,16 +113,17 @@ def _first_that_fits(data: bytes, encodings: tuple[str, ...]) -> str | None:
 def _decode_with_nuls(data: bytes) -> str:
     """UTF-32 or UTF-16 without a mark, or text with a few NULs in it."""
     sample = data[:SAMPLE_BYTES]
-    nuls = sample.count(0)
-    ascii_bytes = sum(map(sample.count, (*range(32, 127), 9, 10, 13)))
-    if nuls >= WIDE_NULS * len(sample) or ascii_bytes < (len(sample) - nuls) / 2:
-        little = sample[1::2].count(0) >= sample[::2].count(0)
-        for encoding in ("utf-32-le", "utf-32-be", "utf-16-le" if little else "utf-16-be"):
-            text = _first_that_fits(data, (encoding,))
-            if text is not None and _is_prose(text[:SAMPLE_BYTES]):
-                return text
-    elif data.count(0) * STRAY_NULS <= len(data):
-        return decode(data.replace(b"\x00", b""))
+    if sample.count(0) < WIDE_NULS * len(sample):
+        text = _first_that_fits(data.replace(b"\x00", b""), ("utf-8",))
+        if text is not None and _is_prose(text[:SAMPLE_BYTES]):
+            if data.count(0) * STRAY_NULS > len(data):
+                raise DocumentError(BINARY)
+            return text
+    little = sample[1::2].count(0) >= sample[::2].count(0)
+    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le" if little else "utf-16-be"):
+        text = _first_that_fits(data, (encoding,))
+        if text is not None and _is_prose(text[:SAMPLE_BYTES]):
+            return text
     raise DocumentError(BINARY)
 
 
@@ -142,11 +145,18 @@ def _detect(data: bytes) -> str:
 
 
 def _sample(data: bytes) -> bytes:
-    """Whole words around the first letters that are not ASCII: enough to tell an encoding by, whatever the size."""
-    if len(data) <= SAMPLE_BYTES:
-        return data
-    start = max(0, len(data) - len(data.lstrip(bytes(range(128)))) - CONTEXT_BYTES)
-    sample = data[start : start + SAMPLE_BYTES]
-    # No encoding that is looked for has white space as the second byte of a letter.
-    begin, end = re.search(rb"\s", sample), sample.rfind(b" ")
-    return sample[begin.end() if begin else 0 : end if end > 0 else None]
+    """Whole words around the letters that are not ASCII: enough to tell an encoding by, whatever the size."""
+    pieces: list[bytes] = []
+    end = size = 0
+    for letter in NOT_ASCII.finditer(data):
+        if letter.start() < end:
+            continue
+        start, end = max(end, letter.start() - CONTEXT_BYTES), letter.start() + CONTEXT_BYTES
+        # No encoding that is looked for has white space as the second byte of a letter.
+        before, after = WHITE.search(data, start, letter.start()), WHITE.search(data, end, end + CONTEXT_BYTES)
+        start, end = before.end() if before and start else start, after.start() if after else end
+        pieces.append(data[start:end])
+        size += end - start
+        if size > SAMPLE_BYTES:
+            break
+    return b"\n".join(pieces)

@@ -210,7 +210,7 @@ def test_rst_without_a_title_has_no_sections(tmp_path: Path, text: str) -> None:
 
 
 LINES = """\
-# a,## b,====,----,+--+,| a | b |,|---|---|,```,~~~,    x,::,word,,> q,- i,=== ===,x::,.. code::,title: t,+++,\x0c,\u2028\
+# a,## b,====,----,+--+,| a | b |,|---|---|,```,~~~,    x,::,w,,> q,- i,=== ===,x::,.. code::,title: t,+++,\x0c,\u2028\
 """
 
 

@@ -5,9 +5,14 @@ from pathlib import Path
 
 from nightloom.errors import DocumentError
 from nightloom.formats.assembly import Assembly
+from nightloom.formats.data import read_json
+from nightloom.formats.epub import read_epub
 from nightloom.formats.html import decode_html, read_html
 from nightloom.formats.kind import CALLED, Kind, kind_of
+from nightloom.formats.mail import read_mail
 from nightloom.formats.markup import read_markdown, read_rst
+from nightloom.formats.notebook import read_notebook
+from nightloom.formats.office import read_docx, read_pptx, read_xlsx
 from nightloom.formats.parsed import Parsed
 from nightloom.formats.pdf import read_pdf
 from nightloom.formats.text import check_not_binary, decode, read_text
@@ -23,9 +28,16 @@ TEXT_READERS: dict[Kind, Callable[[str, Assembly], str]] = {
     "markdown": read_markdown,
     "rst": read_rst,
     "html": read_html,
+    "json": read_json,
+    "notebook": read_notebook,
 }
 FILE_READERS: dict[Kind, Callable[[Path, Assembly], str]] = {
     "pdf": read_pdf,
+    "docx": read_docx,
+    "pptx": read_pptx,
+    "xlsx": read_xlsx,
+    "epub": read_epub,
+    "mail": read_mail,
 }
 """They add a document's text to the assembly and return its title."""
 
@@ -42,6 +54,7 @@ def parse(path: Path, name: str, declared: str = "", max_text_bytes: int = MAX_T
     Raises:
         DocumentError: It cannot be taken; the reason holds none of its text.
         MemoryError: This process may not have the memory that it needs.
+        ImportError: The library that reads its format is not installed.
     """
     media_type, charset = _declared(declared)
     kind: Kind | None = None
@@ -53,7 +66,8 @@ def parse(path: Path, name: str, declared: str = "", max_text_bytes: int = MAX_T
         else:
             title = TEXT_READERS[kind](_text(path, kind, charset, max_text_bytes), out)
         return out.parsed(title)
-    except (DocumentError, MemoryError):
+    except (DocumentError, MemoryError, ImportError, NameError):
+        # The last two are no fault of the document's.
         raise
     except OSError as error:
         raise DocumentError(f"cannot be read: {error.strerror or type(error).__name__}") from error

@@ -66,17 +66,14 @@ def read_html(text: str, out: Assembly) -> str:
     return title
 
 
-def read_body(text: str, out: Assembly) -> str:
-    """Take all visible text of a page that is known to be nothing but a document.
-
-    Returns:
-        Its title, or "".
-    """
+def read_body(text: str, out: Assembly) -> None:
+    """Take all visible text of a page that is nothing but a document, under its title where it has no heading."""
     page = _tree(text)
     if page is None:
-        return ""
-    _Walker(out).walk(_body(page))
-    return _title(page)
+        return
+    body = _body(page)
+    out.enter(1, "" if any(map(_level, body.iter())) else _title(page))
+    _Walker(out).walk(body)
 
 
 def _tree(text: str) -> Any:

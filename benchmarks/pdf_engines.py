@@ -3,8 +3,8 @@
     python benchmarks/pdf_engines.py [FOLDER] [--rounds 9]
 
 pypdf's `extract_text` is what LlamaIndex reads a PDF with unless told otherwise. FOLDER is searched for *.pdf; by
-default `shared/data/pdf` beside this checkout. Rounds are interleaved, one reader after the other, so that both meet the
-same machine; the figures are medians.
+default it is `shared/data/pdf` beside this checkout. Rounds are interleaved, one reader after the other, so that both
+meet the same machine; the figures are medians.
 """
 
 import argparse

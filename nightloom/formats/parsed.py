@@ -1,0 +1,22 @@
+"""What comes of a file, whatever its format."""
+
+from dataclasses import dataclass
+
+from nightloom.documents import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A file as text.
+
+    Attributes:
+        title: On one line, "" where there is none.
+        text: All that is to be indexed: never only white space; no NUL, no lone surrogate.
+        places: Sections and pages of the text, in order of their starts.
+        wholes: Code blocks and tables, as pairs of start and end in the text; none overlaps another.
+    """
+
+    title: str
+    text: str
+    places: tuple[Place, ...] = ()
+    wholes: tuple[tuple[int, int], ...] = ()

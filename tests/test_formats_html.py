@@ -45,6 +45,13 @@ def test_the_main_text_of_a_page_is_taken_and_nothing_else(tmp_path: Path) -> No
     assert [word for word in LEFT_OUT if word in parsed.text] == []
 
 
+def test_what_surrounds_a_long_text_is_left_out_however_short_it_is(tmp_path: Path) -> None:
+    long = ARTICLE.replace(TIDES, "</p><p>".join([TIDES, SPRING] * 20))
+    parsed = read(tmp_path, "page.html", long)
+    assert parsed.text.count(SPRING) == 21
+    assert [word for word in LEFT_OUT if word in parsed.text] == []
+
+
 def test_headings_of_a_page_are_places(tmp_path: Path) -> None:
     found = sections(read(tmp_path, "page.html", ARTICLE))
     assert [headings for headings, _ in found] == [

@@ -108,9 +108,9 @@ def _body(page: Any) -> Any:
 
 
 def _main_text(page: Any) -> Any:
-    """What trafilatura takes for the main text, or the whole body where that leaves next to nothing out.
+    """What trafilatura takes for the main text, or the whole body where that leaves nothing out.
 
-    Where it finds no main text, trafilatura gives all the text as one paragraph; the body itself has structure.
+    Where it finds no main text, it gives what it can as one paragraph; the body has structure.
     """
     import trafilatura  # noqa: PLC0415  slow to import, and only HTML needs it
 
@@ -118,9 +118,10 @@ def _main_text(page: Any) -> Any:
         page, fast=True, include_comments=False, include_tables=True, output_format="xml"
     )
     main, body = getattr(found, "body", None), _body(page)
-    if main is None or _letters(main) >= NEXT_TO_ALL * _letters(body):
+    if main is None:
         return body
-    return main
+    share = NEXT_TO_ALL if len(main) <= 1 else 1
+    return body if _letters(main) >= share * _letters(body) else main
 
 
 def _letters(tree: Any) -> int:

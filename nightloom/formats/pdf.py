@@ -18,9 +18,10 @@ MAX_BOOKMARKS = 10_000
 NO_TITLE = re.compile(r"(?:Microsoft \w+ - )?\S+\.\w{2,5}|\S*[/\\]\S*|untitled", re.IGNORECASE)
 """The name of a file or an address, which programs put where a title belongs."""
 
-HYPHEN = "\ufffe"
+DIVISION = re.compile("[\x02\ufffe][ \t]*\n?")
 """What PDFium gives for the hyphen of a word that is divided at the end of a line."""
-DIVISION = re.compile(rf"{HYPHEN}[ \t]*\n?")
+CONTROLS = dict.fromkeys((*range(9), 11, *range(14, 32)))
+"""What fonts without a map give for letters."""
 WORD_CHARACTERS = 100
 """Longer than any word, so that a page without white space is not gone through again and again."""
 LIGATURES = str.maketrans(
@@ -75,18 +76,18 @@ def _page_text(pdf: Any, at: int) -> str:
     finally:
         page.close()
     text = str(raw).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
-    return with_whole_words(text).translate(LIGATURES).strip()
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return with_whole_words(text).translate(LIGATURES | CONTROLS).strip()
 
 
 def with_whole_words(text: str) -> str:
-    """The text without the hyphens at which PDFium divides words; a word that has one already is a compound."""
-    *pieces, last = DIVISION.split(text)
-    whole = []
+    """The text with divided words joined; a hyphen stays in a compound, which has another or goes on in a capital."""
+    first, *pieces = DIVISION.split(text)
+    whole = [first]
     for piece in pieces:
-        word = piece[-WORD_CHARACTERS:].split(" ")[-1].rpartition("\n")[-1]
-        whole.append(f"{piece}-" if "-" in word else piece)
-    return "".join([*whole, last])
+        word = whole[-1][-WORD_CHARACTERS:].split(" ")[-1].rpartition("\n")[-1]
+        whole.append(f"-{piece}" if "-" in word or not piece[:1].islower() else piece)
+    return "".join(whole)
 
 
 def _add_page(text: str, bookmarks: list[tuple[int, str]], out: Assembly) -> None:

@@ -115,7 +115,7 @@ def test_a_text_may_begin_like_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a.pptx", "a.xlsx", "a.epub", "a.json", "a.ipynb", "a.eml"])
 def test_a_login_page_under_the_name_of_a_document_is_refused(tmp_path: Path, name: str) -> None:
     reason = refusal(tmp_path, name, PAGE, "text/html")
-    assert "called a" in reason
+    assert reason.startswith("called a")
     assert "and is none" in reason
     assert "login" in reason
 

@@ -57,10 +57,10 @@ def read_html(text: str, out: Assembly) -> str:
     page = _tree(text)
     if page is None:
         return ""
+    if not _letters(_body(page)):
+        raise DocumentError("HTML page without visible text; the scripts of a page are not run")
     title = _title(page)
     tree = _main_text(page)
-    if not _letters(tree):
-        raise DocumentError("HTML page without visible text; the scripts of a page are not run")
     if title and not _begins_with(tree, title):
         out.block(title)
     _Walker(out).walk(tree)

@@ -125,6 +125,8 @@ def kind_of(path: Path, name: str, declared: str = "") -> Kind:
     """
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
+    if not head:
+        raise DocumentError("empty: it has no text")
     suffix = PurePosixPath(name).suffix.lower()
     if declared.startswith(NEVER_TEXT):
         raise DocumentError(f"its source calls it {declared}, which has no text; exclude it")

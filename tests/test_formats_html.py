@@ -82,6 +82,8 @@ def test_the_title_comes_first_where_the_text_does_not_begin_with_it(tmp_path: P
         ("<p>Hello", "Hello"),
         ("Hello<br>world", "Hello\nworld"),
         ("<h1>Hello</h1>", "Hello"),
+        ("<h1>C# <a href='#c'>#</a></h1>words", "C#\n\nwords"),
+        ("<h1>Hello<a class='headerlink' href='#hello'>¶</a></h1>words", "Hello\n\nwords"),
         ("<div>Hello <b>big</b>\n   world</div><div>again</div>", "Hello big world\n\nagain"),
         ("<table><tr><td>a<td>b<tr><td>c<td>d</table>", "a | b\nc | d"),
         ("<p>Hello<script>evil()</script><p style='display:none'>gone", "Hello"),

@@ -1,7 +1,9 @@
 """Books, notebooks, JSON and mail."""
 
+import contextlib
 import io
 import json
+import random
 import zipfile
 from email.message import EmailMessage
 from pathlib import Path
@@ -11,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nightloom.errors import DocumentError
 from nightloom.formats.assembly import Assembly
 from nightloom.formats.data import read_json
-from tests.format_files import read, refusal, sections, wholes
+from tests.format_files import make_pdf, read, refusal, sections, wholes
+from tests.test_formats_office import slides, text_row, word, workbook
 
 CONTAINER = (
     '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
@@ -290,8 +294,35 @@ def test_a_broken_message_gives_what_can_be_read(tmp_path: Path, data: bytes) ->
     assert read(tmp_path, "a.eml", data).text
 
 
-def test_a_message_of_messages_without_end_is_refused_or_read(tmp_path: Path) -> None:
+def test_a_message_of_parts_without_end_is_refused(tmp_path: Path) -> None:
     parts = b"".join(
-        b'Subject: a\nContent-Type: multipart/mixed; boundary="%d"\n\n--%d\n' % (at, at) for at in range(1500)
+        b'Subject: a\nContent-Type: multipart/mixed; boundary="%d"\n\n--%d\n' % (at, at) for at in range(1000)
     )
-    assert "nested too deeply" in refusal(tmp_path, "a.eml", parts + b"\nwords")
+    assert "100 nested parts" in refusal(tmp_path, "a.eml", parts + b"\nwords")
+
+
+# --- every format
+
+
+def damaged(data: bytes, draw: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 5, 20))):
+        at = draw.randrange(len(changed))
+        changed[at : at + draw.choice((0, 1, 9))] = draw.randbytes(draw.choice((0, 1, 9)))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a.pptx", "a.xlsx", "a.epub"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_file_is_read_or_refused_and_ends_nothing(tmp_path: Path, name: str) -> None:
+    whole = {
+        "a.pdf": make_pdf(["Words\nof a page"] * 3),
+        "a.docx": word("words", "more words"),
+        "a.pptx": slides(),
+        "a.xlsx": workbook(("Sheet", text_row(1, "words", "more"))),
+        "a.epub": book({"a.xhtml": chapter("<p>words</p>")}),
+    }[name]
+    draw = random.Random(name)
+    for _ in range(40):
+        with contextlib.suppress(DocumentError):
+            read(tmp_path, name, damaged(whole, draw))

@@ -61,14 +61,18 @@ def test_the_name_of_a_file_is_no_title(tmp_path: Path, title: str) -> None:
     assert read(tmp_path, "a.pdf", written(writer)).title == ""
 
 
+SECOND_PAGE = "words before one\n1. One\nwords of one\nOne point one\nmore words"
+
+
 def test_bookmarks_are_headings_where_their_titles_stand(tmp_path: Path) -> None:
-    writer = writer_of("Preface\nwords", "One\nwords of one\nOne point one\nmore words", "still one", "Two\nend")
+    writer = writer_of("Preface\nwords", SECOND_PAGE, "still one", "Two\nend")
     one = writer.add_outline_item(title="One", page_number=1)
     writer.add_outline_item(title="One  point ONE", page_number=1, parent=one)
     writer.add_outline_item(title="Elsewhere called so", page_number=3)
     assert sections(read(tmp_path, "a.pdf", written(writer))) == [
         ((), "Preface\nwords"),
-        (("One",), "One\nwords of one"),
+        ((), "words before one"),
+        (("One",), "1. One\nwords of one"),
         (("One", "One point ONE"), "One point one\nmore words"),
         (("One", "One point ONE"), "still one"),
         (("Elsewhere called so",), "Two\nend"),

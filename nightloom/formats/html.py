@@ -19,6 +19,7 @@ SKIPPED = _names(
     "script style template noscript iframe object embed applet svg canvas audio video map nav",
     "select option button input textarea dialog",
 )
+ANCHOR_SIGNS = frozenset("#¶§🔗")
 HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 BLOCKS = _names(
@@ -56,10 +57,10 @@ def read_html(text: str, out: Assembly) -> str:
     page = _tree(text)
     if page is None:
         return ""
+    if not _letters(_body(page)):
+        raise DocumentError("HTML page without visible text; the scripts of a page are not run")
     title = _title(page)
     tree = _main_text(page)
-    if not _letters(tree):
-        raise DocumentError("HTML page without visible text; the scripts of a page are not run")
     if title and not _begins_with(tree, title):
         out.block(title)
     _Walker(out).walk(tree)
@@ -87,16 +88,18 @@ def _tree(text: str) -> Any:
         page = html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
     except etree.ParserError:
         return None
-    for element in [element for element in page.iter() if element.tag in SKIPPED or _is_hidden(element)]:
+    for element in [element for element in page.iter() if element.tag in SKIPPED or _is_no_text(element)]:
         if element.getparent() is not None and element.tag != "body":
             element.drop_tree()
     return page
 
 
-def _is_hidden(element: Any) -> bool:
+def _is_no_text(element: Any) -> bool:
+    """Whether it is hidden, or the sign beside a heading that links to it."""
     attributes = element.attrib
     return (
-        "hidden" in attributes
+        (element.tag == "a" and attributes.get("href", "").startswith("#") and element.text in ANCHOR_SIGNS)
+        or "hidden" in attributes
         or attributes.get("aria-hidden") == "true"
         or HIDING.search(attributes.get("style", "")) is not None
     )

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from nightloom.errors import DocumentError
+from nightloom.formats.archive import ENCRYPTED, open_zip
 
 Kind = Literal["text", "markdown", "rst", "html", "json", "notebook", "mail", "pdf", "docx", "pptx", "xlsx", "epub"]
 
@@ -124,6 +125,8 @@ def kind_of(path: Path, name: str, declared: str = "") -> Kind:
     """
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
+    if not head:
+        raise DocumentError("empty: it has no text")
     suffix = PurePosixPath(name).suffix.lower()
     if declared.startswith(NEVER_TEXT):
         raise DocumentError(f"its source calls it {declared}, which has no text; exclude it")
@@ -146,12 +149,9 @@ def _by_magic(path: Path, head: bytes, suffix: str) -> Kind | None:
 
 
 def _kind_of_zip(path: Path) -> Kind:
-    try:
-        with zipfile.ZipFile(path) as opened:
-            names = opened.namelist()
-            media_type = opened.read("mimetype")[:HEAD_BYTES] if _is_small(opened, "mimetype") else b""
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError, EOFError) as error:
-        raise DocumentError(f"a damaged zip file: {type(error).__name__}; store it again") from None
+    with open_zip(path) as opened:
+        names = opened.namelist()
+        media_type = opened.read("mimetype") if _can_be_read(opened, "mimetype") else b""
     if media_type.strip() == b"application/epub+zip":
         return "epub"
     if media_type.startswith(b"application/vnd.oasis.opendocument"):
@@ -166,8 +166,11 @@ def _kind_of_zip(path: Path) -> Kind:
     raise DocumentError(ARCHIVE)
 
 
-def _is_small(opened: zipfile.ZipFile, name: str) -> bool:
-    return name in opened.namelist() and opened.getinfo(name).file_size <= HEAD_BYTES
+def _can_be_read(opened: zipfile.ZipFile, name: str) -> bool:
+    if name not in opened.namelist():
+        return False
+    member = opened.getinfo(name)
+    return member.file_size <= HEAD_BYTES and not member.flag_bits & ENCRYPTED
 
 
 def _kind_of_text(head: bytes, suffix: str, declared: str) -> Kind:
@@ -178,18 +181,23 @@ def _kind_of_text(head: bytes, suffix: str, declared: str) -> Kind:
     by_source = BY_MEDIA_TYPE.get(declared)
     page = "; it is an HTML page, perhaps of a login or an error" if is_page else ""
     if by_name in BINARY:
-        raise DocumentError(f"called a {CALLED[by_name]}, and is none{page}")
+        raise DocumentError(f"called {_a(by_name)}, and is none{page}")
     if suffix in NO_TEXT_SUFFIXES:
         raise DocumentError(f"{suffix}: no reader for this format; save it as .docx, .xlsx, .pptx or PDF")
     if by_source in BINARY:
-        raise DocumentError(f"its source calls it a {CALLED[by_source]}, and it is none{page}")
+        raise DocumentError(f"its source calls it {_a(by_source)}, and it is none{page}")
     if declared.startswith(NO_TEXT_MEDIA_TYPES):
         raise DocumentError(f"its source calls it {declared}, and it is none{page}")
     if is_page and by_name in {"json", "notebook", "mail"}:
-        raise DocumentError(f"called a {CALLED[by_name]}, and is none{page}")
+        raise DocumentError(f"called {_a(by_name)}, and is none{page}")
     if is_page:
         return "html"
     return _by_form(begins, by_name) or _by_form(begins, by_source) or "text"
+
+
+def _a(kind: Kind) -> str:
+    name = CALLED[kind]
+    return f"an {name}" if name.startswith("E") else f"a {name}"
 
 
 def _by_form(begins: bytes, kind: Kind | None) -> Kind | None:

@@ -1,15 +1,20 @@
 """Mail messages: who, when, about what, and the text; attachments are named only."""
 
+import re
 from email import policy
 from email.errors import HeaderParseError
 from email.message import EmailMessage
 from email.parser import BytesParser
 from pathlib import Path
 
+from nightloom.errors import DocumentError
 from nightloom.formats.assembly import Assembly
 from nightloom.formats.html import decode_html, read_body
 from nightloom.formats.text import decode
 
+MULTIPART = re.compile(rb"^content-type:\s*multipart/", re.IGNORECASE | re.MULTILINE)
+MAX_MULTIPARTS = 100
+"""One inside the other, they cost Python's parser the square of their number."""
 HEADERS = ("From", "To", "Cc", "Date")
 
 
@@ -18,9 +23,14 @@ def read_mail(path: Path, out: Assembly) -> str:
 
     Returns:
         The subject, or ""; the text begins with it.
+
+    Raises:
+        DocumentError: It has too many parts within parts.
     """
-    with path.open("rb") as stream:
-        message = BytesParser(policy=policy.default).parse(stream)
+    data = path.read_bytes()
+    if len(MULTIPART.findall(data)) > MAX_MULTIPARTS:
+        raise DocumentError(f"a mail message of more than {MAX_MULTIPARTS} nested parts; store them one by one")
+    message = BytesParser(policy=policy.default).parsebytes(data)
     subject = _header(message, "Subject")
     out.block(subject)
     out.block("\n".join(f"{name}: {value}" for name in HEADERS if (value := _header(message, name))))

@@ -94,8 +94,10 @@ def _add_page(text: str, bookmarks: list[tuple[int, str]], out: Assembly) -> Non
     """Add a page; a section begins at its title in the text, or else where the last one before it began."""
     headings, position = [], 0
     for level, title in bookmarks:
-        pattern = r"\s+".join(map(re.escape, title.split()))
-        found = re.compile(pattern, re.IGNORECASE).search(text, position)
+        words = r"\s+".join(map(re.escape, title.split()))
+        # At the beginning of a line, after its number, if it stands there.
+        patterns = (re.compile(start + words, re.IGNORECASE | re.MULTILINE) for start in (r"^[\d. ]*", ""))
+        found = next((match for pattern in patterns if (match := pattern.search(text, position))), None)
         position = found.start() if found else position
         headings.append(Heading(position, level, title))
     if text:

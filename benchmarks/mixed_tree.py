@@ -1,0 +1,85 @@
+"""A tree of documents of every kind, a third of them bad: is each accounted for, and does memory stay as it is?
+
+    python benchmarks/mixed_tree.py [--documents 1000 10000]
+
+Each size is a night in a process of its own, into Milvus Lite, with vectors that are hashes: what is measured is the
+way of documents through listing, reading, splitting and writing. Exits with 1 where a document is neither indexed nor
+quarantined with the right reason, a second night changes anything, or the peak of the largest is more than 10% above
+that of the smallest.
+"""
+
+import argparse
+import asyncio
+import os
+import resource
+import sys
+import tempfile
+import time
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from flows.nightly_reindex import nightly_reindex
+from flows.prefect_api import prefect_api
+from nightloom import night as night_module
+from tests.mixed_tree import write_mixed_tree
+from tests.nights import Home
+from tests.torture.model import HashEmbedder
+
+MOST_ABOVE = 1.10
+MEGABYTE = 1 << 10
+"""ru_maxrss counts in kilobytes."""
+
+
+def main() -> int:
+    """Print a line for each size; exit code 1 where something is not as it must be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, nargs="+", default=[1_000, 10_000])
+    peaks, good = [], True
+    for documents in parser.parse_args().documents:
+        receiver, sender = get_context("spawn").Pipe(duplex=False)
+        process = get_context("spawn").Process(target=measure, args=(documents, sender))
+        process.start()
+        sender.close()
+        says, right, peak = receiver.recv()
+        process.join()
+        print(says, flush=True)
+        good &= right
+        peaks.append(peak)
+    ratio = max(peaks) / min(peaks)
+    print(f"peak memory of the largest over the smallest: {ratio:.3f}")
+    return 0 if good and ratio <= MOST_ABOVE else 1
+
+
+def measure(documents: int, sender: Connection) -> None:
+    """Two nights over so many documents."""
+    setattr(night_module, "Embedder", HashEmbedder)  # noqa: B010  the one place that makes a night's embedder
+    with tempfile.TemporaryDirectory() as name, prefect_api():
+        folder = Path(name)
+        expected = {f"texts/{file}": reason for file, reason in write_mixed_tree(folder / "texts", documents).items()}
+        home = Home(folder, "index.db", "mixed")
+        home.configure("[gate]\nmax_quarantined = 0.5\n", evaluation=False)
+        began = time.monotonic()
+        report = asyncio.run(nightly_reindex(corpus_file=home.file))
+        seconds = time.monotonic() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
+        indexed = {row["uri"] for row in asyncio.run(home.rows()).values()}
+        quarantined = {entry["uri"]: entry["reason"] for entry in report["quarantine"]}
+        wrong = [uri for uri, reason in expected.items() if not reason and uri not in indexed]
+        wrong += [uri for uri, reason in expected.items() if reason and reason not in quarantined.get(uri, "")]
+        again = asyncio.run(nightly_reindex(corpus_file=home.file))["outcome"]
+        says = (
+            f"{documents:7} documents: {len(indexed)} indexed + {len(quarantined)} quarantined, {len(wrong)} wrong"
+            f" {wrong[:3]}; {seconds:.1f} s, peak {peak:.0f} MB; again: {again}"
+        )
+        whole = not wrong and len(indexed) + len(quarantined) == documents
+        sender.send((says, whole and again == "unchanged", peak))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

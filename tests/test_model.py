@@ -25,7 +25,7 @@ from tests.nights import Home, live_name, night
 from tests.torture.model import HashEmbedder, vector_of
 
 ALIAS_OF_OTHERS = "mine_alone"
-EXAMPLES = 5
+EXAMPLES = 8
 STEPS = 6
 NAMES = st.sampled_from(["a.txt", "b'c\\.txt", 'd"\ne.txt', "日本.txt"])
 LONG, AS_LONG = "Some words of one text. " * 90, "Many words of one text. " * 90
@@ -109,6 +109,12 @@ class Nights(RuleBasedStateMachine):
                 self.live = dict(self.corpus)
         if goes_back and self.live is not None:
             self.corpus = dict(self.live)
+
+    @precondition(lambda self: self.live is not None)
+    @rule(data=st.data())
+    def die_in_mid_document(self, data: st.DataObject) -> None:
+        """Rows of two versions under one head, and a document that is as it was: what no count and no version shows."""
+        self.cut_short("after rows", data, goes_back=True)
 
     @precondition(lambda self: self.live is not None and not self.in_place and not self.undone)
     @rule()

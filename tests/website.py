@@ -24,6 +24,7 @@ class Website:
     address: str
     answers: dict[str, Answer] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
 
     def url(self, path: str, answer: Answer) -> str:
         self.answers[path] = answer
@@ -36,10 +37,14 @@ def serving(host: str = "127.0.0.1", port: int = 0) -> Iterator[Website]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             site.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
             site.answers.get(self.path, answer(404))(self)
+
+        def log_request(self, code: int | str = "-", _size: int | str = "-") -> None:
+            site.statuses.append(int(code))
 
         def log_message(self, *_arguments: object) -> None:
             """Say nothing."""

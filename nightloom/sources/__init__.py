@@ -49,7 +49,11 @@ async def take(source: SourceSettings, folder: Path, validators: Mapping[str, st
     try:
         if source.file:
             return await asyncio.to_thread(list_source, source, folder)
-        from nightloom.sources.urls import take_urls  # noqa: PLC0415  only who needs a kind pays for its imports
+        if source.sitemap:
+            from nightloom.sources.sitemap import take_sitemap  # noqa: PLC0415  only its users pay for its imports
+
+            return await take_sitemap(source, folder, validators)
+        from nightloom.sources.urls import take_urls  # noqa: PLC0415  likewise
 
         return await take_urls(source, folder, validators)
     except OSError as error:
@@ -101,7 +105,12 @@ async def reach(source: SourceSettings) -> str:
         SourceUnavailable: It does not answer now.
         SourceError: It is not as the corpus file describes it.
     """
-    from nightloom.sources.urls import answers  # noqa: PLC0415
+    if source.sitemap:
+        from nightloom.sources.sitemap import count_pages  # noqa: PLC0415  only its users pay for its imports
+
+        with tempfile.TemporaryDirectory(prefix="nightloom-") as folder:
+            return f"{await count_pages(source, Path(folder))} pages in {source.label}"
+    from nightloom.sources.urls import answers  # noqa: PLC0415  likewise
 
     await answers(source)
     return f"{len(source.addresses)} URLs answer"

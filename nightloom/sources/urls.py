@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -99,5 +98,5 @@ class Fetcher:
             raise
 
     def _host(self, url: str) -> Host:
-        name = urlsplit(url).netloc
+        name = url.partition("://")[2].partition("/")[0]
         return self._hosts.setdefault(name, Host(name, self.web.limits, self.web.source.concurrency_per_host))

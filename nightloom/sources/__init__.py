@@ -53,6 +53,10 @@ async def take(source: SourceSettings, folder: Path, validators: Mapping[str, st
             from nightloom.sources.sitemap import take_sitemap  # noqa: PLC0415  only its users pay for its imports
 
             return await take_sitemap(source, folder, validators)
+        if source.store:
+            from nightloom.sources.store import take_store  # noqa: PLC0415  likewise
+
+            return await take_store(source, folder, validators)
         from nightloom.sources.urls import take_urls  # noqa: PLC0415  likewise
 
         return await take_urls(source, folder, validators)
@@ -110,6 +114,10 @@ async def reach(source: SourceSettings) -> str:
 
         with tempfile.TemporaryDirectory(prefix="nightloom-") as folder:
             return f"{await count_pages(source, Path(folder))} pages in {source.label}"
+    if source.store:
+        from nightloom.sources.store import count_objects  # noqa: PLC0415  likewise
+
+        return f"{await asyncio.to_thread(count_objects, source)} objects in {source.label}"
     from nightloom.sources.urls import answers  # noqa: PLC0415  likewise
 
     await answers(source)

@@ -57,6 +57,10 @@ async def take(source: SourceSettings, folder: Path, validators: Mapping[str, st
             from nightloom.sources.store import take_store  # noqa: PLC0415  likewise
 
             return await take_store(source, folder, validators)
+        if source.git:
+            from nightloom.sources.git import take_git  # noqa: PLC0415  likewise
+
+            return await take_git(source, folder, validators)
         from nightloom.sources.urls import take_urls  # noqa: PLC0415  likewise
 
         return await take_urls(source, folder, validators)
@@ -91,12 +95,20 @@ def document_names(corpus: Corpus) -> list[tuple[str, str]]:
         listings = [list_source(source, Path(folder)) for source in corpus.sources if source.file]
     names = [(ref.uri, ref.item) for listing in listings for ref in listing.documents]
     names += [(entry.uri, entry.item) for listing in listings for entry in listing.quarantined]
+    names += [name for source in corpus.sources if source.git_folder for name in _git_names(source)]
     return names + [(url, url) for source in corpus.sources for url in source.addresses]
+
+
+def _git_names(source: SourceSettings) -> list[tuple[str, str]]:
+    from nightloom.sources.git import git_names  # noqa: PLC0415  only its users pay for its imports
+
+    return git_names(source)
 
 
 def unknown_before_a_night(corpus: Corpus) -> list[str]:
     """Labels of the sources whose documents only a night gets to know."""
-    return [source.label for source in corpus.sources if not source.file and not source.addresses]
+    known = [source for source in corpus.sources if source.file or source.addresses or source.git_folder]
+    return [source.label for source in corpus.sources if source not in known]
 
 
 async def reach(source: SourceSettings) -> str:
@@ -118,6 +130,12 @@ async def reach(source: SourceSettings) -> str:
         from nightloom.sources.store import count_objects  # noqa: PLC0415  likewise
 
         return f"{await asyncio.to_thread(count_objects, source)} objects in {source.label}"
+    if source.git_folder:
+        return f"{len(await asyncio.to_thread(_git_names, source))} files in {source.label}"
+    if source.git:
+        from nightloom.sources.git import check_git  # noqa: PLC0415  likewise
+
+        return f"commit {(await asyncio.to_thread(check_git, source))[:12]} of {source.label}"
     from nightloom.sources.urls import answers  # noqa: PLC0415  likewise
 
     await answers(source)

@@ -74,6 +74,8 @@ def test_what_the_template_calls_a_default_is_one() -> None:
         for line in template.splitlines()
         if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block)\b)", line)
     )
+    examples = r"^(header_env|metadata_fields|delimiter|options|options_env|sitemap|csv|parquet|store|git) = .*"
+    commented = re.sub(examples, "", commented, flags=re.MULTILINE)
     written = tomllib.loads(commented)
     assert {"splitting", "milvus", "index", "evaluation", "gate", "shards", "reports"} <= written.keys()
     defaults = load_corpus(None, {"name": "docs", "sources": [{"path": "docs"}]}, {})
@@ -84,6 +86,30 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     complete = load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": written["evaluation"]}, {})
     bare = {"queries": written["evaluation"]["queries"], "qrels": written["evaluation"]["qrels"]}
     assert complete == load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": bare}, {})
+
+
+def test_the_template_explains_every_key_of_a_source_and_its_examples_are_right() -> None:
+    template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
+    part = template[template.index("[[sources]]\n") : template.index("# Splitting")]
+    plain = re.sub(r"^# (?=\[\[|[a-z_]+ = )", "", part, flags=re.MULTILINE)
+    sources = tomllib.loads(plain)["sources"]
+    assert {key for source in sources for key in source} == SourceSettings.model_fields.keys()
+    assert [kind for source in sources for kind in KINDS if kind in source] == [
+        "path",
+        "url",
+        "urls",
+        "sitemap",
+        "jsonl",
+        "csv",
+        "parquet",
+        "store",
+        "git",
+    ]
+    load_corpus(None, {"name": "docs", "sources": sources}, {})
+    examples = {"name", "include", "exclude", "header_env", "metadata_fields", "delimiter", "options", "options_env"}
+    for source in sources:
+        for key in source.keys() - examples - KINDS.keys():
+            assert source[key] == ([] if key == "tags" else SourceSettings.model_fields[key].default), key
 
 
 def test_paths_are_relative_to_the_file_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ import io
 import json
 import os
 import re
+import socket
 import tempfile
+import tracemalloc
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -148,6 +150,63 @@ def test_what_is_no_regular_file_is_not_listed(tmp_path: Path) -> None:
     write_tree(tmp_path, {"page.txt": "page"})
     os.mkfifo(tmp_path / "pipe.txt")
     assert uris(folder_source(tmp_path)) == ["docs/page.txt"]
+
+
+def test_gitignore_files_on_the_way_are_heeded_where_that_is_asked_for(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {
+        ".gitignore": "*.log\n/build/\n!important.log\n",
+        ".git/config": "[core]",
+        "page.md": "page",
+        "debug.log": "log",
+        "important.log": "log",
+        "build/page.md": "built",
+        "guide/build/page.md": "a guide",
+        "guide/.gitignore": "*.md\n!keep.md\n!debug.log\n",
+        "guide/drop.md": "drop",
+        "guide/keep.md": "keep",
+        "guide/debug.log": "kept here",
+        "guide/deep/debug.log": "kept here as well",
+    }
+    folder = write_tree(tmp_path, files)
+    kept = {"page.md", "important.log", "guide/keep.md", "guide/debug.log", "guide/deep/debug.log"}
+    found = folder_source(folder, gitignore=True)
+    assert {ref.item for ref in found.documents} == kept | {".gitignore", "guide/.gitignore"}
+    chosen = folder_source(folder, gitignore=True, include=["*.md"])
+    assert {ref.item for ref in chosen.documents} == {"page.md", "guide/keep.md"}
+    assert {ref.item for ref in folder_source(folder).documents} == set(files)
+
+
+def test_the_longest_name_and_one_of_emoji_are_listed_and_read(tmp_path: Path) -> None:
+    names = {"a" * 251 + ".txt", "\U0001f319" * 60 + ".txt", "'\"\n.txt"}
+    write_tree(tmp_path, dict.fromkeys(names, "text"))
+    found = folder_source(tmp_path)
+    assert {ref.item for ref in found.documents} == names
+    assert {read_document(ref).text for ref in found.documents} == {"text"}
+
+
+def test_a_socket_and_a_link_in_a_circle_are_not_listed(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"page.txt": "page"})
+    (tmp_path / "one.txt").symlink_to(tmp_path / "two.txt")
+    (tmp_path / "two.txt").symlink_to(tmp_path / "one.txt")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.txt"))
+        assert uris(folder_source(tmp_path)) == ["docs/page.txt"]
+
+
+def test_a_file_that_may_not_be_read_is_quarantined_with_the_reason(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"page.txt": "page", "secret.txt": "secret"})
+    (tmp_path / "secret.txt").chmod(0)
+    if os.access(tmp_path / "secret.txt", os.R_OK):
+        pytest.skip("this user may read everything")
+    (entry,) = folder_source(tmp_path).quarantined
+    assert (entry.uri, entry.reason) == ("docs/secret.txt", "cannot be read: Permission denied")
+
+
+def test_the_day_of_the_last_change_and_tags_are_metadata(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"page.txt": "page"})
+    os.utime(tmp_path / "page.txt", (0, datetime(2026, 11, 22, 22, tzinfo=UTC).timestamp()))
+    (ref,) = folder_source(tmp_path, tags=["a", "b"]).documents
+    assert ref.metadata == (("modified", "2026-11-22"), ("tags", "a b"))
 
 
 def test_a_name_that_is_no_utf8_is_quarantined_and_can_be_shown(tmp_path: Path) -> None:
@@ -368,6 +427,18 @@ def test_rows_of_every_format_are_the_same_documents(tmp_path: Path, name: str) 
     assert [dict(ref.metadata) for ref in found.documents] == [
         {"year": str(row["year"]) if as_text else row["year"], "lang": row["lang"]} for row in BOOKS
     ]
+
+
+def test_a_million_short_rows_are_listed_in_less_than_500_mb(tmp_path: Path) -> None:
+    rows = 20_000
+    file = write_jsonl(tmp_path / "rows.jsonl", ({"_id": f"{n:07}", "text": f"{n} " * 40} for n in range(rows)))
+    rows_source(file)  # what is imported and cached once does not count
+    tracemalloc.start()
+    try:
+        assert len(rows_source(file).documents) == rows
+        assert tracemalloc.get_traced_memory()[1] / rows < 500, "bytes a row"
+    finally:
+        tracemalloc.stop()
 
 
 def test_metadata_is_every_short_scalar_or_what_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def parse_jsonl_row(line: bytes, file: Path, number: int) -> dict[str, Any]:
         SourceError: Names file and line: not UTF-8, not JSON (which knows no NaN), or not an object.
     """
     try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse)
+        row = _DECODER.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except (ValueError, RecursionError) as error:
         # Its own text counts lines from this one.
         why = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
@@ -28,6 +28,9 @@ def parse_jsonl_row(line: bytes, file: Path, number: int) -> dict[str, Any]:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def jsonl_content(row: dict[str, Any], span: Span, file: Path) -> str:

@@ -21,7 +21,7 @@ import pytest
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, document_id
 from nightloom.errors import DocumentError, SourceError, SourceUnavailable, TransientError
-from nightloom.sources import addresses, http
+from nightloom.sources import addresses, http, take
 from nightloom.sources.addresses import is_public
 from nightloom.sources.http import LIMITS, DownloadLimits, Web, fetch, open_web
 from nightloom.sources.urls import take_urls
@@ -387,6 +387,17 @@ async def test_a_redirect_with_credentials_is_refused(website: Website, web: Web
 
 
 # --- a whole source
+
+
+async def test_a_folder_that_cannot_be_written_to_ends_the_source_and_quarantines_nothing(
+    website: Website, tmp_path: Path
+) -> None:
+    source = SourceSettings(url=website.url("/page", answer()))
+    with pytest.raises(SourceUnavailable, match="No such file or directory"):
+        await take(source, tmp_path / "nowhere", {})
+    (tmp_path / "rows.csv").write_text("_id,text\n1,x\n")
+    with pytest.raises(SourceUnavailable, match=re.escape(str(tmp_path / "nowhere"))):
+        await take(SourceSettings(name="rows", csv=tmp_path / "rows.csv"), tmp_path / "nowhere", {})
 
 
 async def test_a_source_gives_what_comes_and_a_reason_for_the_rest(website: Website, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ SITEMAP_BYTES = 52_428_800
 """Of one sitemap, uncompressed, as the protocol allows."""
 SITEMAPS = 1_000
 PAGES = 200_000
-ROBOTS_BYTES = 1 << 19
+ROBOTS_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ async def test_every_kind_of_source_is_taken_by_one_entry(memory: Any, tmp_path:
     assert contents(found) == FILES
 
 
-async def test_a_zip_file_is_a_store_and_is_opened_anew_every_night(tmp_path: Path) -> None:
+async def test_a_zip_file_is_a_store(tmp_path: Path) -> None:
     file = tmp_path / "docs.zip"
     source = SourceSettings(store=f"zip://::{file}", name="archive")
 
@@ -139,6 +139,19 @@ async def test_a_zip_file_is_a_store_and_is_opened_anew_every_night(tmp_path: Pa
     second = await taken(source, tmp_path / "two", {ref.id: ref.validator for ref in first.documents})
     assert contents(second) == {"a.md": b"# Another", "guide/b.txt": None, "guide/old/c.txt": None}
     assert names(tmp_path) == ["docs.zip", "one", "two"]
+
+
+def test_a_bucket_is_listed_anew_every_night(bucket: Any) -> None:
+    _, name, address = bucket
+    environ = {"STORE_KEY": "access-key", "STORE_SECRET": "correct-horse"}
+    source = s3_source(name, address)
+    before = Store(source, environ, QUICK)
+    assert len(before.objects()) == 3
+    other = fsspec.filesystem("s3", endpoint_url=address, key="other", secret="other", skip_instance_cache=True)
+    other.pipe(f"{name}/docs/new.txt", b"new")
+    tonight = Store(source, environ, QUICK)
+    assert len(tonight.objects()) == 4
+    assert tonight._files is not before._files, "fsspec hands out the same instance again unless it is told not to"
 
 
 async def test_an_object_that_is_too_large_is_quarantined_whatever_its_listing_says(tmp_path: Path) -> None:

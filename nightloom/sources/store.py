@@ -144,7 +144,6 @@ class Store:
         """
         address = self.source.store or ""
         try:
-            self._files.invalidate_cache()
             found: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             raise self._error(error, "store") from None

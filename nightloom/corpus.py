@@ -207,6 +207,16 @@ class SourceSettings(Section):
             raise ValueError(f"{git!r} is neither a folder nor an https or ssh address")
         return git
 
+    @field_validator("header_env", "options_env")
+    @classmethod
+    def _not_ours(cls, variables: dict[str, str]) -> dict[str, str]:
+        for variable in variables.values():
+            if variable.startswith(ENVIRONMENT_PREFIX):
+                raise ValueError(
+                    f"{variable}: variables that begin with {ENVIRONMENT_PREFIX} are keys; name it otherwise"
+                )
+        return variables
+
     @field_validator("options")
     @classmethod
     def _no_secret_options(cls, options: dict[str, Any]) -> dict[str, Any]:

@@ -430,6 +430,12 @@ def test_a_secret_in_a_source_is_refused_and_never_repeated(source: dict[str, An
     assert PASSWORD not in str(refused.value)
 
 
+def test_a_secret_in_a_variable_that_would_be_a_key_is_refused_with_the_cure() -> None:
+    source = {"url": "https://h/a", "header_env": {"Authorization": "NIGHTLOOM_TOKEN"}}
+    with pytest.raises(CorpusFileError, match=r"NIGHTLOOM_TOKEN: .* name it otherwise"):
+        load_corpus(None, {"name": "docs", "sources": [source]}, {})
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [

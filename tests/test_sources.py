@@ -450,6 +450,13 @@ def test_metadata_is_every_short_scalar_or_what_is_named(tmp_path: Path) -> None
     assert dict(ref.metadata) == {"n": 1}
 
 
+def test_metadata_of_one_row_is_never_that_of_another(tmp_path: Path) -> None:
+    values: list[Any] = [1, True, 1.0, "1", 0, False, "", 2]
+    rows = [{"_id": str(number), "text": "x", "n": value} for number, value in enumerate(values)]
+    found = rows_source(write_jsonl(tmp_path / "rows.jsonl", rows)).documents
+    assert repr([dict(ref.metadata).get("n", "") for ref in found]) == repr(values)
+
+
 def test_values_of_parquet_become_what_can_be_filtered_on(tmp_path: Path) -> None:
     when = datetime(2026, 11, 22, 22, tzinfo=UTC)
     table = pa.table(

@@ -66,7 +66,7 @@ class _Rows:
         self._has_ids = False
         # There may be millions of rows: what they have in common is held once.
         self._lengths: dict[int, int] = {}
-        self._pairs: dict[tuple[str, Scalar], tuple[str, Scalar]] = {}
+        self._pairs: dict[tuple[type, tuple[str, Scalar]], tuple[str, Scalar]] = {}
 
     def add(self, row: Row, place: Path, offset: int, length: int) -> None:
         """Take a row whose title and text lie at this place, or remember why it cannot be taken."""
@@ -157,6 +157,7 @@ class _Rows:
         return isinstance(value, int) or (isinstance(value, str) and 0 < len(value) <= METADATA_CHARACTERS)
 
     def _shared(self, pair: tuple[str, Scalar]) -> tuple[str, Scalar]:
+        key = (type(pair[1]), pair)  # 1, 1.0 and True are equal, and not the same
         if len(self._pairs) < SHARED_VALUES:
-            return self._pairs.setdefault(pair, pair)
-        return self._pairs.get(pair, pair)
+            return self._pairs.setdefault(key, pair)
+        return self._pairs.get(key, pair)

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import hashlib
+import itertools
 import json
 import re
 import socket
@@ -17,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, document_id
@@ -24,6 +27,7 @@ from nightloom.errors import DocumentError, SourceError, SourceUnavailable, Tran
 from nightloom.sources import addresses, http, take
 from nightloom.sources.addresses import is_public
 from nightloom.sources.http import LIMITS, DownloadLimits, Web, fetch, open_web
+from nightloom.sources.inflate import PIECE_BYTES, Inflater
 from nightloom.sources.urls import take_urls
 from tests.website import (
     BODY,
@@ -529,6 +533,25 @@ async def test_a_gzip_bomb_never_becomes_a_large_piece_of_memory(website: Websit
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
+
+
+@settings(max_examples=50)
+@given(
+    members=st.lists(st.binary(max_size=300).map(lambda data: data * 500), min_size=1, max_size=3),
+    cuts=st.lists(st.integers(1, 200), min_size=1),
+)
+def test_gzip_comes_out_the_same_however_it_is_cut(members: list[bytes], cuts: list[int]) -> None:
+    packed, inflater, found, at = b"".join(map(gzip.compress, members)), Inflater(), b"", 0
+    for cut in itertools.cycle(cuts):
+        for piece in inflater.feed(packed[at : at + cut]):
+            assert len(piece) <= PIECE_BYTES
+            found += piece
+        at += cut
+        if at >= len(packed):
+            break
+        assert not inflater.is_complete or found in set(itertools.accumulate(members))
+    assert inflater.is_complete
+    assert found == b"".join(members)
 
 
 async def test_several_members_of_gzip_are_one_document(website: Website, web: Web, tmp_path: Path) -> None:

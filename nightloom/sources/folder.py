@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
@@ -106,8 +105,7 @@ def _hashed(source: SourceSettings, file: Path, uri: str, item: str) -> Document
         return Quarantined(shown, shown, "its name is not valid UTF-8; rename the file", source.label)
     try:
         content, size_bytes = hash_file(file)
-        modified = datetime.fromtimestamp(file.stat().st_mtime, UTC).date()
     except OSError as error:
         return Quarantined(uri, item, f"cannot be read: {error.strerror}", source.label)
-    metadata = metadata_of(source, modified=modified)
-    return DocumentRef(uri, item, source.label, content, file, size_bytes, metadata=metadata)
+    # No time of the file: it is another one on every machine.
+    return DocumentRef(uri, item, source.label, content, file, size_bytes, metadata=metadata_of(source))

@@ -14,6 +14,7 @@ class Inflater:
     def __init__(self) -> None:
         """Begin before the first byte."""
         self._member = zlib.decompressobj(_GZIP)
+        self._after = b""
 
     @property
     def is_complete(self) -> bool:
@@ -28,13 +29,15 @@ class Inflater:
         """
         while True:
             if self._member.eof:
-                data = self._member.unused_data + data
-                if not data.startswith(GZIP_MAGIC):
+                self._after += data
+                if not self._after.startswith(GZIP_MAGIC):
+                    self._after = self._after[: len(GZIP_MAGIC)]
                     return
+                data, self._after = self._after, b""
                 self._member = zlib.decompressobj(_GZIP)
             piece = self._member.decompress(data, PIECE_BYTES)
             if piece:
                 yield piece
-            data = self._member.unconsumed_tail
-            if not data and len(piece) < PIECE_BYTES and not self._member.eof:
+            data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            if not data and len(piece) < PIECE_BYTES:
                 return

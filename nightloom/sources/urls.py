@@ -10,7 +10,8 @@ from nightloom.concurrency import each
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, Scalar, document_id
 from nightloom.errors import DocumentError, SourceError, SourceUnavailable
-from nightloom.sources.http import LIMITS, DownloadLimits, Host, Web, asking, check_status, fetch, open_web
+from nightloom.sources.hosts import Host
+from nightloom.sources.http import LIMITS, DownloadLimits, Web, asking, check_status, fetch, open_web
 from nightloom.sources.listing import listing_of, metadata_of
 
 Result = TypeVar("Result")

@@ -1,19 +1,17 @@
 """`nightloom check`: what a night needs, tried one by one."""
 
 import asyncio
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from flows.prefect_api import configured_api
 from nightloom.corpus import Corpus, load_corpus
-from nightloom.download import http_client
 from nightloom.embedding import Embedder
-from nightloom.errors import NightloomError, SourceUnavailable
+from nightloom.errors import NightloomError
 from nightloom.evaluation import judge, load_golden
 from nightloom.index import open_index
-from nightloom.sources import document_names, list_source, one_listing
+from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter
 from tasks.secrets import milvus_token
 
@@ -53,24 +51,12 @@ async def checks(file: Path) -> list[tuple[str, Finding]]:
 
 
 async def _sources(corpus: Corpus) -> str:
-    listings = []
-    for source in corpus.sources:
-        if source.addresses:
-            await asyncio.gather(*(_answers(url) for url in source.addresses))
-        else:
-            listings.append(await asyncio.to_thread(list_source, source))
-    urls = sum(len(source.addresses) for source in corpus.sources)
-    documents = len(one_listing(listings, corpus.sources).documents) if listings else 0
-    return f"{documents} documents on disk, {urls} URLs answer"
-
-
-async def _answers(url: str) -> None:
-    """Ask for a URL and read no more than the head of the answer."""
-    try:
-        async with http_client() as client, client.stream("GET", url) as answer:
-            answer.raise_for_status()
-    except httpx.HTTPError as error:
-        raise SourceUnavailable(f"{url}: {error}; mend the URL, or see whether the server is up") from None
+    with tempfile.TemporaryDirectory(prefix="nightloom-") as folder:
+        on_disk = [
+            await asyncio.to_thread(list_source, source, Path(folder)) for source in corpus.sources if source.file
+        ]
+    found = [f"{len(one_listing(on_disk, corpus.sources).documents)} documents on disk"] if on_disk else []
+    return ", ".join(found + [await reach(source) for source in corpus.sources if not source.file])
 
 
 async def _embedder(corpus: Corpus) -> str:
@@ -84,8 +70,10 @@ async def _queries(corpus: Corpus) -> str:
         return "no [evaluation]: the index will not be scored"
     golden = load_golden(corpus.evaluation)
     items = await asyncio.to_thread(document_names, corpus)
-    judge(golden, items, gone_is_error=True)
-    return f"{len(golden.texts)} golden queries, {len(golden.judgements)} judgements"
+    unknown = unknown_before_a_night(corpus)
+    judge(golden, items, gone_is_error=not unknown)
+    says = f"{len(golden.texts)} golden queries, {len(golden.judgements)} judgements"
+    return f"{says}; only a night can tell whether they name documents of {', '.join(unknown)}" if unknown else says
 
 
 async def _milvus(corpus: Corpus) -> str:

@@ -8,8 +8,10 @@ from the parameters of the run, which `nightloom.changes` makes of the same mode
 import difflib
 import json
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -42,6 +44,39 @@ TOP_LEVEL_KEYS = (
 
 Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=ALIAS_LENGTH)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f#]+$", max_length=500)]
+Tag = Annotated[str, StringConstraints(pattern=r"^[^\s,]+$", max_length=100)]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=100)]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+
+KINDS = ("path", "url", "urls", "sitemap", "jsonl", "csv", "parquet", "store", "git")
+"""The keys that say what kind of source this is."""
+
+_BY_HTTP = ("url", "urls", "sitemap")
+_OF_ROWS = ("jsonl", "csv", "parquet")
+KINDS_OF_KEYS = {
+    "include": ("path", "sitemap", "store", "git"),
+    "exclude": ("path", "sitemap", "store", "git"),
+    "gitignore": ("path",),
+    "header_env": _BY_HTTP,
+    "allow_private": _BY_HTTP,
+    "concurrency": (*_BY_HTTP, "store"),
+    "concurrency_per_host": _BY_HTTP,
+    "id_field": _OF_ROWS,
+    "title_field": _OF_ROWS,
+    "text_field": _OF_ROWS,
+    "metadata_fields": _OF_ROWS,
+    "delimiter": ("csv",),
+    "options": ("store",),
+    "options_env": ("store",),
+    "ref": ("git",),
+}
+"""The kinds that a key is for, where it is not for all."""
+
+GIT_ADDRESS = re.compile(r"^(https?|ssh)://|^[\w.-]+@[\w.-]+:")
+SECRET_OPTION = re.compile(
+    r"^(key|account_key)$|secret|token|password|passphrase|credential|connection_string|sas", re.IGNORECASE
+)
+"""Names of options that hold secrets, in the classes of fsspec."""
 
 
 class Section(BaseModel):
@@ -51,41 +86,95 @@ class Section(BaseModel):
 
 
 class SourceSettings(Section):
-    """Where documents come from: exactly one of `path`, `url`, `urls` and `jsonl`."""
+    """Where documents come from: exactly one of the keys in `KINDS`."""
 
     name: Name | None = Field(
         None,
         title="Name",
-        description="First part of the URIs of its documents. Default: the last part of `path` or `jsonl` as written.",
+        description="First part of the URIs of its documents. Default: the last part of `path`, `jsonl`, `csv`,"
+        " `parquet` or `git` as written, or the whole of `store`.",
     )
     path: Path | None = Field(None, title="File or folder", description="A file, or a folder with all below it.")
     include: tuple[str, ...] = Field(
-        ("**/*",), title="Include", description="Globs, relative to the folder, of the files to take."
+        ("**/*",),
+        title="Include",
+        description="Globs of what to take, relative to the folder or store, or to the front page of a sitemap's site.",
     )
-    exclude: tuple[str, ...] = Field(
-        (), title="Exclude", description="Globs, relative to the folder, of the files to leave out."
+    exclude: tuple[str, ...] = Field((), title="Exclude", description="Globs of what to leave out, likewise.")
+    gitignore: bool = Field(
+        False, title="Heed .gitignore", description="Leave out what the .gitignore files of a folder name, and .git."
     )
     url: str | None = Field(None, title="URL", description="One document by HTTP; the URL is its URI.")
     urls: tuple[str, ...] | None = Field(None, title="URLs", description="Several documents by HTTP.")
-    jsonl: Path | None = Field(None, title="JSONL file", description="One document a line, each a JSON object.")
-    id_field: str = Field("_id", title="Id field", description="The field of a JSONL document's id.")
+    sitemap: str | None = Field(
+        None, title="Sitemap", description="Address of a sitemap, or of an index of sitemaps: its pages are documents."
+    )
+    header_env: dict[HeaderName, VariableName] = Field(
+        default_factory=dict,
+        title="Headers from the environment",
+        description="Headers of requests, each with the environment variable that holds its value.",
+    )
+    allow_private: bool = Field(
+        False, title="Allow private addresses", description="Follow redirects from public hosts to private addresses."
+    )
+    jsonl: Path | None = Field(
+        None, title="JSONL file", description="One document a line, each a JSON object; may be .gz or .zst."
+    )
+    csv: Path | None = Field(None, title="CSV file", description="One document a row; may be .gz or .zst.")
+    parquet: Path | None = Field(None, title="Parquet file", description="One document a row.")
+    id_field: str = Field("_id", title="Id field", description="The field of a row's id.")
     title_field: str = Field("title", title="Title field", description="The field of its title, which may be missing.")
     text_field: str = Field("text", title="Text field", description="The field of its text.")
+    metadata_fields: tuple[str, ...] | None = Field(
+        None, title="Metadata fields", description="Fields to filter on. Default: all others that are short scalars."
+    )
+    delimiter: str = Field(
+        "", max_length=1, title="Delimiter", description='Of a CSV file. Default: a tab for .tsv, "," otherwise.'
+    )
+    store: str | None = Field(
+        None, title="Store", description="Any address that fsspec knows: s3://bucket/prefix, gs://, az://, zip://."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, title="Options", description="Of the store's fsspec class, such as endpoint_url."
+    )
+    options_env: dict[str, VariableName] = Field(
+        default_factory=dict,
+        title="Options from the environment",
+        description="Secret options, each with the environment variable that holds its value.",
+    )
+    git: str | None = Field(
+        None, title="Git repository", description="A local repository, bare or not, or its https or ssh address."
+    )
+    ref: str = Field("HEAD", min_length=1, title="Ref", description="Branch, tag or commit of the repository.")
+    tags: tuple[Tag, ...] = Field((), title="Tags", description="Metadata of all its documents: words, without spaces.")
+    concurrency: int = Field(8, ge=1, le=64, title="Concurrency", description="Documents fetched at once.")
+    concurrency_per_host: int = Field(
+        4, ge=1, le=64, title="Concurrency of a host", description="Of these, from one host at most."
+    )
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
-        given = [kind for kind in ("path", "url", "urls", "jsonl") if getattr(self, kind) is not None]
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             found = " and ".join(given) if given else "none"
-            raise ValueError(f"give exactly one of path, url, urls and jsonl; found {found}")
-        if self.urls is not None and not self.urls:
-            raise ValueError("urls holds no address")
-        twice = {url for url in self.urls or () if (self.urls or ()).count(url) > 1}
-        if twice:
-            raise ValueError(f"urls holds {min(twice)} twice")
+            raise ValueError(f"give exactly one of {', '.join(KINDS[:-1])} and {KINDS[-1]}; found {found}")
+        for key, kinds in KINDS_OF_KEYS.items():
+            default = type(self).model_fields[key].get_default(call_default_factory=True)
+            if given[0] not in kinds and getattr(self, key) != default:
+                raise ValueError(f"{key} is for {' and '.join(kinds)}, not for {given[0]}; remove it")
         return self
 
-    @field_validator("url", "urls")
+    @field_validator("urls")
+    @classmethod
+    def _each_once(cls, urls: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if urls is not None and not urls:
+            raise ValueError("urls holds no address")
+        twice = {url for url, count in Counter(urls or ()).items() if count > 1}
+        if twice:
+            raise ValueError(f"urls holds {min(twice)} twice")
+        return urls
+
+    @field_validator("url", "urls", "sitemap")
     @classmethod
     def _http_only(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         for url in (value,) if isinstance(value, str) else value or ():
@@ -97,16 +186,83 @@ class SourceSettings(Section):
                 )
         return value
 
+    @field_validator("store")
+    @classmethod
+    def _store_address(cls, store: str | None) -> str | None:
+        if store is not None and "://" not in store:
+            raise ValueError(f"{store!r} is no address such as s3://bucket/prefix; for a folder, use path")
+        if store is not None and "@" in urlsplit(store).netloc and urlsplit(store).password:
+            raise ValueError("put no credentials into an address: name the variable that holds them in options_env")
+        return store
+
+    @field_validator("git")
+    @classmethod
+    def _git_address(cls, git: str | None) -> str | None:
+        parts = urlsplit(git or "")
+        if parts.password or (parts.scheme.startswith("http") and parts.username):
+            raise ValueError("put no credentials into an address: use ssh with a key")
+        if not git and git is not None:
+            raise ValueError("give a folder or an address")
+        if parts.scheme and "://" in (git or "") and parts.scheme not in {"http", "https", "ssh"}:
+            raise ValueError(f"{git!r} is neither a folder nor an https or ssh address")
+        return git
+
+    @field_validator("header_env", "options_env")
+    @classmethod
+    def _not_ours(cls, variables: dict[str, str]) -> dict[str, str]:
+        for variable in variables.values():
+            if variable.startswith(ENVIRONMENT_PREFIX):
+                raise ValueError(
+                    f"{variable}: variables that begin with {ENVIRONMENT_PREFIX} are keys; name it otherwise"
+                )
+        return variables
+
+    @field_validator("options")
+    @classmethod
+    def _no_secret_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key in _keys_of(options):
+            if SECRET_OPTION.search(key):
+                raise ValueError(f"{key} is a secret: name the environment variable that holds it in options_env")
+        return options
+
+    @property
+    def kind(self) -> str:
+        """Which of `KINDS` it is."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file or folder of a source on disk."""
+        return self.path or self.rows_file
+
+    @property
+    def rows_file(self) -> Path | None:
+        """The file of a source that has many documents in one file."""
+        return self.jsonl or self.csv or self.parquet
+
     @property
     def label(self) -> str:
         """What to call the source in names and messages."""
-        file = self.path or self.jsonl
-        return self.name or self.url or (f"{len(self.urls)} URLs" if self.urls else str(file))
+        address = self.url or self.sitemap or self.store or self.git
+        return self.name or address or (f"{len(self.urls)} URLs" if self.urls else str(self.file))
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The URLs of a source by HTTP; empty for the others."""
+        """The URLs of a source by HTTP that names its documents itself; empty for the others."""
         return self.urls or ((self.url,) if self.url else ())
+
+    @property
+    def git_folder(self) -> Path | None:
+        """The repository of a git source, where it lies on this machine."""
+        return Path(self.git) if self.git and not GIT_ADDRESS.match(self.git) else None
+
+
+def _keys_of(options: Any) -> Iterator[str]:
+    """Every key of a table and of the tables in it."""
+    if isinstance(options, dict):
+        for key, value in options.items():
+            yield key
+            yield from _keys_of(value)
 
 
 class ReadingSettings(Section):
@@ -441,7 +597,7 @@ def _explain(origin: str, error: ValidationError) -> str:
 
 
 def _shown(problem: ErrorDetails) -> str:
-    if problem["loc"] == ("milvus",):
+    if problem["loc"] == ("milvus",) or {"header_env", "options", "options_env"} & set(problem["loc"]):
         return "what is not repeated here, as it may hold a password"
     text = repr(problem["input"])
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
@@ -463,13 +619,11 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
             raise CorpusFileError(f"{path}: {error}") from None
 
     def located(source: SourceSettings) -> SourceSettings:
-        written = source.path or source.jsonl
-        if written and not source.name and written.name == "..":
-            raise CorpusFileError(
-                f"sources: path = {str(written)!r}: give the source a name, as its URIs begin with it"
-            )
-        update = {"path": absolute(source.path), "jsonl": absolute(source.jsonl)}
-        return source.model_copy(update=update | ({"name": source.name or written.name} if written else {}))
+        written = source.file or source.git_folder
+        name = source.name or _default_name(source, written)
+        paths = {kind: absolute(getattr(source, kind)) for kind in ("path", "jsonl", "csv", "parquet")}
+        git = str(absolute(source.git_folder)) if source.git_folder else source.git
+        return source.model_copy(update={**paths, "git": git, "name": name})
 
     sources = tuple(located(source) for source in corpus.sources)
     updates: dict[str, Any] = {"sources": sources, "reports": absolute(corpus.reports)}
@@ -482,3 +636,14 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
     if model.startswith((".", "/", "~")) or (base / model).is_dir():
         updates["embedder"] = corpus.embedder.model_copy(update={"model": str(absolute(Path(model)))})
     return corpus.model_copy(update=updates)
+
+
+def _default_name(source: SourceSettings, written: Path | None) -> str | None:
+    """What the URIs of a source begin with, where it has no name of its own; None where they are addresses."""
+    if written and written.name == "..":
+        raise CorpusFileError(
+            f"sources: {source.kind} = {str(written)!r}: give the source a name, as its URIs begin with it"
+        )
+    if source.git:
+        return re.split(r"[/:]", source.git.rstrip("/"))[-1].removesuffix(".git") or None
+    return written.name if written else None

@@ -43,7 +43,18 @@ class TransientError(NightloomError):
 
 
 class SourceUnavailable(TransientError):
-    """A source did not answer, answered "later", or cut its answer short."""
+    """A source did not answer, answered "later", or cut its answer short.
+
+    Attributes:
+        retry_after_seconds: How long it asked to be left alone; 0 where it did not say.
+        whole_host: Whether other documents of its host would fare no better: it cannot be reached, or asks for peace.
+    """
+
+    def __init__(self, says: str, *, retry_after_seconds: float = 0, whole_host: bool = False) -> None:
+        """Keep what the next request should know."""
+        super().__init__(says)
+        self.retry_after_seconds = retry_after_seconds
+        self.whole_host = whole_host
 
 
 class IndexUnavailable(TransientError):

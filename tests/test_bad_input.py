@@ -105,11 +105,17 @@ CASES = {
         more=EVALUATION,
         files=golden("q1\ta.txt\t1\nq2\ta.txt\t1\n"),
     ),
-    "malformed JSONL line": Case(
-        ("rows.jsonl", "line 2", "at character 23"),
-        "mend or remove the line",
+    "JSONL without ids": Case(
+        ("rows.jsonl", "line 1", "no id in the field '_id'"),
+        "name the right one as id_field",
         sources='[[sources]]\njsonl = "rows.jsonl"\n',
-        files={"rows.jsonl": '{"_id": "1", "text": "one"}\n{"_id": "2", "text": \n'},
+        files={"rows.jsonl": '{"id": "1", "text": "one"}\n{"id": "2", "text": \n'},
+    ),
+    "CSV without a column": Case(
+        ("rows.csv", "no column '_id'", "'id', 'text'"),
+        "mend its id_field",
+        sources='[[sources]]\ncsv = "rows.csv"\n',
+        files={"rows.csv": "id,text\n1,one\n"},
     ),
 }
 

@@ -74,6 +74,8 @@ def test_what_the_template_calls_a_default_is_one() -> None:
         for line in template.splitlines()
         if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block)\b)", line)
     )
+    examples = r"^(header_env|metadata_fields|delimiter|options|options_env|sitemap|csv|parquet|store|git) = .*"
+    commented = re.sub(examples, "", commented, flags=re.MULTILINE)
     written = tomllib.loads(commented)
     assert {"splitting", "milvus", "index", "evaluation", "gate", "shards", "reports"} <= written.keys()
     defaults = load_corpus(None, {"name": "docs", "sources": [{"path": "docs"}]}, {})
@@ -84,6 +86,30 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     complete = load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": written["evaluation"]}, {})
     bare = {"queries": written["evaluation"]["queries"], "qrels": written["evaluation"]["qrels"]}
     assert complete == load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": bare}, {})
+
+
+def test_the_template_explains_every_key_of_a_source_and_its_examples_are_right() -> None:
+    template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
+    part = template[template.index("[[sources]]\n") : template.index("# Splitting")]
+    plain = re.sub(r"^# (?=\[\[|[a-z_]+ = )", "", part, flags=re.MULTILINE)
+    sources = tomllib.loads(plain)["sources"]
+    assert {key for source in sources for key in source} == SourceSettings.model_fields.keys()
+    assert [kind for source in sources for kind in KINDS if kind in source] == [
+        "path",
+        "url",
+        "urls",
+        "sitemap",
+        "jsonl",
+        "csv",
+        "parquet",
+        "store",
+        "git",
+    ]
+    load_corpus(None, {"name": "docs", "sources": sources}, {})
+    examples = {"name", "include", "exclude", "header_env", "metadata_fields", "delimiter", "options", "options_env"}
+    for source in sources:
+        for key in source.keys() - examples - KINDS.keys():
+            assert source[key] == ([] if key == "tags" else SourceSettings.model_fields[key].default), key
 
 
 def test_paths_are_relative_to_the_file_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,20 +365,100 @@ def test_a_variable_that_fits_nowhere_is_a_mistake_in_words(tmp_path: Path, text
     assert re.match(r"(environment|.*corpus\.toml):", refusal(tmp_path, text, environ))
 
 
-KINDS = {"path": "pages", "url": "http://h/a", "urls": ["http://h/b"], "jsonl": "rows.jsonl"}
+KINDS = {
+    "path": "pages",
+    "url": "http://h/a",
+    "urls": ["http://h/b"],
+    "sitemap": "https://h/sitemap.xml",
+    "jsonl": "rows.jsonl",
+    "csv": "rows.csv",
+    "parquet": "rows.parquet",
+    "store": "s3://bucket/docs",
+    "git": "https://h/docs.git",
+}
 
 
 @pytest.mark.parametrize(
-    "kinds", [kinds for count in range(5) for kinds in itertools.combinations(KINDS, count)], ids="+".join
+    "kinds", [kinds for count in range(3) for kinds in itertools.combinations(KINDS, count)], ids="+".join
 )
 def test_a_source_is_of_exactly_one_kind(kinds: tuple[str, ...]) -> None:
     sections = {"name": "docs", "sources": [{kind: KINDS[kind] for kind in kinds}]}
     if len(kinds) == 1:
         assert getattr(load_corpus(None, sections, {}).sources[0], kinds[0])
         return
-    with pytest.raises(CorpusFileError, match="give exactly one of path, url, urls and jsonl") as refused:
+    with pytest.raises(CorpusFileError, match=r"give exactly one of path, url, .*, store and git;") as refused:
         load_corpus(None, sections, {})
     assert " and ".join(kinds) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("url", "include", ["*.md"]),
+        ("jsonl", "exclude", ["*.md"]),
+        ("store", "gitignore", True),
+        ("path", "header_env", {"Authorization": "TOKEN"}),
+        ("path", "id_field", "key"),
+        ("jsonl", "delimiter", ";"),
+        ("git", "options", {"anon": True}),
+        ("store", "ref", "main"),
+        ("store", "allow_private", True),
+    ],
+)
+def test_a_key_of_another_kind_of_source_is_refused_by_name(kind: str, key: str, value: Any) -> None:
+    with pytest.raises(CorpusFileError, match=f"sources.1: {key} is for .*, not for {kind}; remove it"):
+        load_corpus(None, {"name": "docs", "sources": [{kind: KINDS[kind], key: value}]}, {})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"url": "https://h/a", "header_env": {"Authorization": f"Bearer {PASSWORD}"}},
+        {"store": "s3://b/p", "options": {"secret": PASSWORD}},
+        {"store": "s3://b/p", "options": {"client_kwargs": {"aws_secret_access_key": PASSWORD}}},
+        {"store": "s3://b/p", "options": f"secret={PASSWORD}"},
+        {"store": "s3://b/p", "options_env": {"secret": f"{PASSWORD}"}},
+        {"store": f"s3://key:{PASSWORD}@b/p"},
+        {"git": f"https://user:{PASSWORD}@h/docs.git"},
+        {"git": f"https://{PASSWORD}@h/docs.git"},
+        {"sitemap": f"https://user:{PASSWORD}@h/sitemap.xml"},
+    ],
+)
+def test_a_secret_in_a_source_is_refused_and_never_repeated(source: dict[str, Any]) -> None:
+    with pytest.raises(CorpusFileError, match=r"sources\.1") as refused:
+        load_corpus(None, {"name": "docs", "sources": [source]}, {})
+    assert PASSWORD not in str(refused.value)
+
+
+def test_a_secret_in_a_variable_that_would_be_a_key_is_refused_with_the_cure() -> None:
+    source = {"url": "https://h/a", "header_env": {"Authorization": "NIGHTLOOM_TOKEN"}}
+    with pytest.raises(CorpusFileError, match=r"NIGHTLOOM_TOKEN: .* name it otherwise"):
+        load_corpus(None, {"name": "docs", "sources": [source]}, {})
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ({"csv": "data/rows.csv.gz"}, "rows.csv.gz"),
+        ({"parquet": "rows.parquet"}, "rows.parquet"),
+        ({"git": "repos/docs.git"}, "docs"),
+        ({"git": "https://host/team/docs.git/"}, "docs"),
+        ({"git": "git@host:docs.git"}, "docs"),
+        ({"git": "ssh://git@host:22/docs"}, "docs"),
+        ({"store": "s3://bucket/docs"}, None),
+        ({"sitemap": "https://h/sitemap.xml"}, None),
+        ({"git": "repos/docs.git", "name": "handbook"}, "handbook"),
+    ],
+)
+def test_a_source_has_a_name_that_is_the_same_on_every_machine(
+    tmp_path: Path, source: dict[str, Any], name: str | None
+) -> None:
+    file = tmp_path / "corpus.toml"
+    file.write_text(MINIMAL)
+    (loaded,) = load_corpus(file, {"sources": [source]}, {}).sources
+    assert loaded.name == name
+    if source.get("git") == "repos/docs.git":
+        assert loaded.git == str(tmp_path / "repos" / "docs.git")
 
 
 def test_a_source_of_no_urls_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""What all kinds of sources have in common: how their documents become a listing."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+
+from pathspec import GitIgnoreSpec
+
+from nightloom.corpus import SourceSettings
+from nightloom.documents import DocumentRef, Listing, Quarantined, Scalar
+from nightloom.errors import SourceError
+
+MEND = "under [[sources]] in the corpus file, mend its"
+
+
+def listing_of(entries: Iterable[DocumentRef | Quarantined]) -> Listing:
+    """Documents and those that could not be taken, each in their place."""
+    found = tuple(entries)
+    return Listing(
+        tuple(entry for entry in found if isinstance(entry, DocumentRef)),
+        tuple(entry for entry in found if isinstance(entry, Quarantined)),
+    )
+
+
+def metadata_of(
+    source: SourceSettings, fields: Mapping[str, Scalar] | None = None, modified: date | None = None
+) -> tuple[tuple[str, Scalar], ...]:
+    """Metadata of a document: its own fields, then `modified` as an ISO date and the tags of its source.
+
+    The tags are one string, joined by spaces; they come over a field of that name.
+    """
+    found = dict(fields or {})
+    if modified:
+        found["modified"] = modified.isoformat()
+    if source.tags:
+        found["tags"] = " ".join(source.tags)
+    return tuple(found.items())
+
+
+class Selection:
+    """What `include` and `exclude` of a source leave of its paths."""
+
+    def __init__(self, source: SourceSettings) -> None:
+        """Read the globs once."""
+        self._take = GitIgnoreSpec.from_lines(source.include)
+        self._leave = GitIgnoreSpec.from_lines(source.exclude)
+
+    def __contains__(self, path: str) -> bool:
+        """Whether a POSIX path, relative to the source, is taken."""
+        line = path.replace("\n", "?")  # globs end at a line break
+        return self._take.match_file(line) and not self._leave.match_file(line)
+
+
+def not_text(name: str) -> str | None:
+    """How to show a name that is no valid Unicode; None for one that is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
+    return None
+
+
+def one_listing(listings: list[Listing], sources: Iterable[SourceSettings] = ()) -> Listing:
+    """All sources as one listing, in order of URI.
+
+    Args:
+        listings: One for each source.
+        sources: They, for the message where they hold nothing.
+
+    Raises:
+        SourceError: No document at all, or two with the same URI.
+    """
+    documents: dict[str, DocumentRef] = {}
+    for listing in listings:
+        for document in listing.documents:
+            other = documents.setdefault(document.uri, document)
+            if other is not document:
+                raise SourceError(_twice(document, other))
+    quarantined = tuple(item for listing in listings for item in listing.quarantined)
+    if not documents and not quarantined:
+        places = ", ".join(str(source.file or source.label) for source in sources) or "any source"
+        raise SourceError(
+            f"no document found in {places}; check path, include and exclude under [[sources]] in the corpus file"
+        )
+    return Listing(tuple(documents[uri] for uri in sorted(documents)), quarantined)
+
+
+def _twice(document: DocumentRef, other: DocumentRef) -> str:
+    where = " and ".join(
+        f"{ref.path}{f' line {ref.span.line}' if ref.span else ''}" for ref in (other, document) if ref.path
+    )
+    return (
+        f"{document.uri}: the same document twice ({where or 'the same URL'});"
+        " exclude one, or give one of the sources another name"
+    )

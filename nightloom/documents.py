@@ -8,7 +8,6 @@ from pathlib import Path
 ID_HEX_DIGITS = 32
 
 Scalar = str | int | float | bool
-MetadataValue = Scalar | list[str]
 
 
 def document_id(uri: str) -> str:
@@ -64,7 +63,7 @@ class DocumentRef:
     media_type: str = ""
     validator: str = ""
     span: Span | None = None
-    metadata: tuple[tuple[str, MetadataValue], ...] = ()
+    metadata: tuple[tuple[str, Scalar], ...] = ()
 
     @property
     def id(self) -> str:
@@ -104,7 +103,7 @@ class Document:
     text: str
     places: tuple[Place, ...] = ()
     wholes: tuple[tuple[int, int], ...] = ()
-    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
     notes: frozenset[str] = frozenset()
 
 

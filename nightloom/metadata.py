@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from nightloom.documents import MetadataValue
+from nightloom.documents import Scalar
 
 MAX_METADATA_BYTES = 16_000
 """Of a node, as JSON. Milvus holds 65,535 bytes, and LlamaIndex stores metadata twice."""
@@ -39,12 +39,12 @@ AS_TEXT = "metadata values that Milvus cannot hold stored as text"
 LEFT_OUT = f"metadata fields left out beyond {MAX_METADATA_BYTES} bytes"
 
 
-def clean(pairs: Iterable[tuple[str, MetadataValue]]) -> tuple[dict[str, MetadataValue], frozenset[str]]:
+def clean(pairs: Iterable[tuple[str, Scalar]]) -> tuple[dict[str, Scalar], frozenset[str]]:
     """Metadata that is safe to store and to filter on, and what was done to it, in words for the run report.
 
     A key is made of letters, digits and underscores; one that a row uses for itself gets an underscore behind it.
     """
-    kept: dict[str, MetadataValue] = {}
+    kept: dict[str, Scalar] = {}
     done: set[str] = set()
     size = 0
     for key, value in pairs:
@@ -61,7 +61,7 @@ def clean(pairs: Iterable[tuple[str, MetadataValue]]) -> tuple[dict[str, Metadat
     return kept, frozenset(done)
 
 
-def _held(value: MetadataValue) -> MetadataValue:
+def _held(value: Scalar) -> Scalar:
     """A value, or text that says the same where Milvus would refuse it or give back another."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

@@ -90,7 +90,7 @@ def test_what_the_template_calls_a_default_is_one() -> None:
 
 def test_the_template_explains_every_key_of_a_source_and_its_examples_are_right() -> None:
     template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
-    part = template[template.index("[[sources]]\n") : template.index("# Splitting")]
+    part = template[template.index("[[sources]]\n") : template.index("# Reading: ")]
     plain = re.sub(r"^# (?=\[\[|[a-z_]+ = )", "", part, flags=re.MULTILINE)
     sources = tomllib.loads(plain)["sources"]
     assert {key for source in sources for key in source} == SourceSettings.model_fields.keys()

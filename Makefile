@@ -77,6 +77,9 @@ bench: $(VENV)/installed-dev ## Measure what the README says
 	$(BIN)/python benchmarks/prefect_cost.py
 	$(BIN)/python benchmarks/copy_forward.py
 	$(BIN)/python benchmarks/second_night.py
+	$(BIN)/python benchmarks/parsing.py
+	$(BIN)/python benchmarks/pdf_engines.py
+	$(BIN)/python benchmarks/mixed_tree.py
 
 torture: $(VENV)/installed-dev ## Kill 200 nights at random, on Milvus Lite and on a real server, and compare every row
 	$(BIN)/python benchmarks/torture.py

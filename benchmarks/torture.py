@@ -1,8 +1,9 @@
 """Nights killed at random moments, at named points, and with five random faults each, against a model of the rows.
 
-    python benchmarks/torture.py [--kills 200] [--seed N] [--uri http://127.0.0.1:19530] [--update in_place]
+    python benchmarks/torture.py [--kills 200] [--on lite server] [--seed N] [--uri http://127.0.0.1:19530]
+                                 [--update in_place]
 
-Half of the kills are on a Milvus server (one of its own, unless there is an address), half on Milvus Lite. Prints what
+The kills are dealt out over Milvus Lite and a Milvus server (one of its own, unless there is an address). Prints what
 happened. Where the index is ever not what the model says, it says so with the seed that replays it, and exits with 1.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import os
 import random
+import shlex
 import sys
 import tempfile
 import time
@@ -65,6 +67,7 @@ def main() -> int:
     """Run the torture; exit code 1 where it found anything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--on", nargs="+", choices=["lite", "server"], default=["lite", "server"])
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
     parser.add_argument("--uri", help="a Milvus server; its collections torture_* are left behind")
     parser.add_argument("--update", choices=["generation", "in_place"], default="generation")
@@ -73,13 +76,13 @@ def main() -> int:
     start_fork_server()
     with tempfile.TemporaryDirectory() as name, prefect_api(), milvus(arguments.uri, Path(name, "milvus")) as uri:
         api = str(get_current_settings().api.url)
-        half = arguments.kills // 2
+        kills = arguments.kills // len(arguments.on)
         try:
-            for kind, address, kills in (("lite", "index.db", half), ("server", uri, arguments.kills - half)):
-                alias = f"torture_{kind}_{os.getpid()}"
+            for kind in arguments.on:
+                address, alias = "index.db" if kind == "lite" else uri, f"torture_{kind}_{os.getpid()}"
                 one_torture(Setting(Path(name, kind), address, api, alias, arguments.update), arguments.seed, kills)
         except TortureFailed as error:
-            print(f"{error}\nreplay: python benchmarks/torture.py --kills {arguments.kills} --seed {arguments.seed}")
+            print(f"{error}\nreplay: {shlex.join(sys.argv)} --seed {arguments.seed}")
             return 1
     return 0
 

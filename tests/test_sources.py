@@ -520,7 +520,7 @@ def test_a_bad_row_of_csv_is_quarantined_with_its_line(tmp_path: Path, data: byt
         ("rows.csv", b"", "no column at all"),
         ("rows.parquet", b"_id,text\n1,x\n", "cannot be read as Parquet"),
         ("rows.jsonl.gz", b"not gzip", "[Nn]ot a gzipped file"),
-        ("rows.jsonl.gz", gzip.compress(b'{"_id": "1", "text": "x"}\n' * 50)[:-12], "ended before"),
+        ("rows.jsonl.gz", gzip.compress(b'{"_id": "1", "text": "x"}\n' * 50, mtime=0)[:-12], "ended before"),
         ("rows.jsonl.zst", zstandard.compress(b'{"_id": "1", "text": "x"}\n' * 50)[:-3], "Truncated"),
     ],
 )

@@ -9,7 +9,8 @@ from flows.prefect_api import configured_api
 from nightloom.corpus import Corpus, load_corpus
 from nightloom.embedding import Embedder
 from nightloom.errors import NightloomError
-from nightloom.evaluation import judge, load_golden
+from nightloom.evaluation import judge
+from nightloom.golden import load_golden
 from nightloom.index import open_index
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter

@@ -111,7 +111,7 @@ def evaluate(
 ) -> None:
     """Ask golden queries of the live index: each metric as a mean and per query."""
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
-    from nightloom.evaluation import write_trec_run  # noqa: PLC0415
+    from nightloom.trec import write_trec_run  # noqa: PLC0415
 
     judged, scores = _answer(
         corpus,

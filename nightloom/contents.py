@@ -15,6 +15,7 @@ from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import PROPERTY
 from nightloom.milvus import Connection, translated
 from nightloom.planning import Head, rows_of, versions_of
+from nightloom.retrieval import Question, Ranking
 from nightloom.rows import (
     HEADS,
     NOT_HEADS,
@@ -229,19 +230,34 @@ class Contents:
                 lambda: self.connection.client.flush(collection, timeout=self.connection.timeout_seconds)
             )
 
-    async def search(self, collection: str, vector: Vectors, limit: int) -> list[Hit]:
-        """The nearest nodes of a generation, best first.
+    async def rank(self, collection: str, questions: Sequence[Question], limit: int) -> list[Ranking]:
+        """The nodes nearest to each question by the URIs of their documents, best first: one request for all.
+
+        They are as the last strong read left them.
 
         Args:
             collection: Physical name.
-            vector: float32, shape (dim,).
+            questions: Of one embedder.
+            limit: Nodes at most, for each; up to 16,384.
+        """
+        await self.connection.load(collection)
+        vectors = [question.vector for question in questions]
+        return await self.connection.call(lambda: self.connection.nearest(collection, vectors, limit, "uri"))
+
+    async def search(self, collection: str, question: Question, limit: int) -> list[Hit]:
+        """The nodes nearest to a question as passages, best first.
+
+        Args:
+            collection: Physical name.
+            question: It.
             limit: Nodes at most, up to 16,384.
         """
         from llama_index.core.vector_stores.types import VectorStoreQuery  # noqa: PLC0415  seconds to import
 
         store = await self.connection.store(collection)
         query = VectorStoreQuery(
-            query_embedding=vector.tolist(),
+            query_str=question.text,
+            query_embedding=question.vector.tolist(),
             similarity_top_k=limit,
             output_fields=["text", "_node_content", "_node_type"],
         )

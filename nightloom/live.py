@@ -11,11 +11,13 @@ from pydantic import SecretStr
 from nightloom.corpus import Corpus, EvaluationSettings
 from nightloom.embedding import Embedder
 from nightloom.errors import IndexInputError, InputError, SourceError
-from nightloom.evaluation import Judged, Scores, judge, load_golden
+from nightloom.evaluation import Judged, Scores, judge
 from nightloom.fingerprint import fingerprint
 from nightloom.generations import Generation
+from nightloom.golden import load_golden
 from nightloom.index import Index, open_index
 from nightloom.night import evaluate
+from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.sources import document_names
 
@@ -70,7 +72,7 @@ async def ask(corpus: Corpus, token: SecretStr | None, question: str, top_k: int
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live)
         vectors = await embedder.embed_queries([question])
-        return await index.contents.search(live.name, vectors[0], top_k)
+        return await index.contents.search(live.name, Question(question, vectors[0]), top_k)
 
 
 async def evaluate_live(

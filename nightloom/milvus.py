@@ -24,6 +24,7 @@ from pymilvus.grpc_gen import milvus_pb2
 
 from nightloom.columns import Columns, column
 from nightloom.corpus import MilvusSettings
+from nightloom.embedding import Vectors
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
 from nightloom.rows import READ_ROWS, WRITE_ROWS, Row, checked_node_id
 
@@ -166,6 +167,21 @@ class Connection:
                 yield batch
         finally:
             batches.close()
+
+    def nearest(
+        self, collection: str, vectors: Sequence[Vectors], limit: int, field: str
+    ) -> list[list[tuple[str, float]]]:
+        """A field and the score of the rows nearest to each vector, best first, in this thread."""
+        found = self.client.search(
+            collection,
+            data=list(vectors),
+            anns_field="embedding",
+            limit=limit,
+            output_fields=[field],
+            consistency_level="Bounded",
+            timeout=self.timeout_seconds,
+        )
+        return [[(hit["entity"][field], hit["distance"]) for hit in hits] for hits in found]
 
     def read_columns(self, collection: str, condition: str) -> Iterator[Columns]:
         """Every field of rows in batches, as the last strong read left them, as Milvus sends them: for `write_columns`.

@@ -16,15 +16,17 @@ from nightloom.corpus import Corpus
 from nightloom.documents import Listing, Quarantined
 from nightloom.embedding import Embedder, Vectors, unusable
 from nightloom.errors import DocumentError, Held, IndexRefused, NightFailed, NightloomError, Outcome
-from nightloom.evaluation import GoldenQueries, Judged, Scores, ask_all, judge, load_golden, score
+from nightloom.evaluation import Judged, Scores, judge, score
 from nightloom.fingerprint import fingerprint
 from nightloom.gate import check_quarantine, check_removals
 from nightloom.generations import Generation, disposable, half_built
+from nightloom.golden import GoldenQueries, load_golden
 from nightloom.index import Index, open_index, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
 from nightloom.progress import Progress
 from nightloom.readers import Readers
 from nightloom.report import DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
+from nightloom.retrieval import Question, ask_all
 from nightloom.splitting import Node, Splitter
 
 
@@ -544,10 +546,11 @@ async def evaluate(index: Index, collection: str, embedder: Embedder, judged: Ju
     """Ask golden queries of a generation and score the answers."""
     keys = [key for key in judged.golden.texts if key not in judged.set_aside]
     vectors = await embedder.embed_queries([judged.golden.texts[key] for key in keys]) if keys else np.empty((0, 0))
+    questions = {key: Question(judged.golden.texts[key], vector) for key, vector in zip(keys, vectors, strict=True)}
     rankings = await ask_all(
-        judged,
-        dict(zip(keys, vectors, strict=True)),
-        lambda vector, limit: index.contents.search(collection, vector, limit),
+        questions,
+        lambda some, limit: index.contents.rank(collection, some, limit),
+        judged.golden.depth,
         concurrency,
     )
     return score(judged, rankings)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,16 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from nightloom.corpus import EvaluationSettings
-from nightloom.embedding import Vectors
 from nightloom.errors import EvaluationInputError
-from nightloom.evaluation import (
-    MOST_NODES,
-    GoldenQueries,
-    Judged,
-    Judgement,
-    Ranking,
-    ask_all,
-    judge,
-    load_golden,
-    rank_documents,
-    score,
-    write_trec_run,
-)
-from nightloom.rows import Hit
+from nightloom.evaluation import Judged, judge, score
+from nightloom.golden import GoldenQueries, Judgement, load_golden
+from nightloom.retrieval import BATCH, MOST_NODES, Question, Ranking, ask_all, rank_documents
+from nightloom.trec import write_trec_run
 
 METRICS = ("nDCG@10", "R@10", "RR@10")
 HEADER = "query-id\tcorpus-id\tscore\n"
 TWO_QUERIES = '{"_id": "1", "text": "one"}\n{"_id": "2", "text": "two"}\n'
-NOWHERE = np.zeros(3, dtype=np.float32)
+NOWHERE = Question("?", np.zeros(3, dtype=np.float32))
 
 
 def golden_of(
@@ -67,7 +56,7 @@ def judged_of(qrels: Mapping[str, Mapping[str, int]], metrics: tuple[str, ...] =
 
 
 def load_metrics(names: tuple[str, ...]) -> tuple[Any, ...]:
-    from nightloom.evaluation import _parse_metric  # noqa: PLC0415  the only way to one metric without files
+    from nightloom.golden import _parse_metric  # noqa: PLC0415  the only way to one metric without files
 
     return tuple(_parse_metric(name) for name in names)
 
@@ -307,15 +296,15 @@ def test_metrics_of_ir_measures_are_computed(tmp_path: Path, metric: str) -> Non
 
 
 class Nodes:
-    """An index of nodes, best first, that counts what it is asked."""
+    """An index of nodes, the same ones best first for every question, that remembers what it was asked."""
 
     def __init__(self, uris: list[str]) -> None:
-        self.hits = [Hit(f"{at:032x}-0", uri, uri, "", 0, 1.0 - at / 100_000, "text") for at, uri in enumerate(uris)]
+        self.nodes = [(uri, 1.0 - at / 100_000) for at, uri in enumerate(uris)]
         self.limits: list[int] = []
 
-    async def search(self, _vector: Vectors, limit: int) -> list[Hit]:
+    async def search(self, questions: Sequence[Question], limit: int) -> list[Ranking]:
         self.limits.append(limit)
-        return self.hits[:limit]
+        return [self.nodes[:limit] for _ in questions]
 
 
 @settings(max_examples=60)
@@ -325,7 +314,7 @@ def test_documents_are_ranked_by_their_best_node_until_there_are_enough(
 ) -> None:
     uris = [uri for uri, times in runs for _ in range(times)]
     nodes = Nodes(uris)
-    found = asyncio.run(rank_documents(nodes.search, NOWHERE, depth))
+    (found,) = asyncio.run(rank_documents(nodes.search, [NOWHERE], depth))
     assert [uri for uri, _ in found] == list(dict.fromkeys(uris))[:depth]
     assert found == sorted(found, key=lambda entry: -entry[1])
     assert nodes.limits == sorted(nodes.limits)
@@ -333,31 +322,45 @@ def test_documents_are_ranked_by_their_best_node_until_there_are_enough(
 
 async def test_one_document_of_many_nodes_does_not_hide_the_others() -> None:
     nodes = Nodes(["long"] * 3_000 + [f"short{number}" for number in range(20)])
-    found = await rank_documents(nodes.search, NOWHERE, 10)
+    (found,) = await rank_documents(nodes.search, [NOWHERE], 10)
     assert [uri for uri, _ in found] == ["long", *(f"short{number}" for number in range(9))]
     endless = Nodes(["long"] * (MOST_NODES + 1) + ["short"])
-    assert [uri for uri, _ in await rank_documents(endless.search, NOWHERE, 10)] == ["long"]
+    (found,) = await rank_documents(endless.search, [NOWHERE], 10)
+    assert [uri for uri, _ in found] == ["long"]
     assert max(endless.limits) == MOST_NODES
 
 
-async def test_every_query_that_is_not_set_aside_is_asked_a_few_at_once(tmp_path: Path) -> None:
-    queries = "".join(f'{{"_id": "q{number}", "text": "t"}}\n' for number in range(20))
-    qrels = HEADER + "".join(f"q{number}\t{'a' if number else 'gone'}\t1\n" for number in range(20))
-    judged = judge(golden_of(tmp_path, qrels, queries), [("a", "a")], gone_is_error=False)
-    running, most = 0, 0
+async def test_only_the_questions_that_need_more_nodes_are_asked_again() -> None:
+    asked: list[tuple[list[str], int]] = []
 
-    async def search(vector: Vectors, _limit: int) -> list[Hit]:
+    async def search(questions: Sequence[Question], limit: int) -> list[Ranking]:
+        asked.append(([question.text for question in questions], limit))
+        nodes = {"wide": [f"d{number}" for number in range(500)], "narrow": ["long"] * 100 + ["short"]}
+        return [[(uri, 1.0) for uri in nodes[question.text][:limit]] for question in questions]
+
+    both = [Question(text, NOWHERE.vector) for text in ("wide", "narrow")]
+    wide, narrow = await rank_documents(search, both, 10)
+    assert (len(wide), [uri for uri, _ in narrow]) == (10, ["long", "short"])
+    assert asked == [(["wide", "narrow"], 40), (["narrow"], 160)]
+
+
+async def test_every_question_is_asked_once_in_batches_a_few_at_once() -> None:
+    running, most, sizes = 0, 0, []
+
+    async def search(questions: Sequence[Question], _limit: int) -> list[Ranking]:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        sizes.append(len(questions))
         await asyncio.sleep(0)
         running -= 1
-        return [Hit("n-0", f"document {vector[0]:.0f}", "", "", 0, 1.0, "text")]
+        return [[(f"document {question.text}", 1.0)] for question in questions]
 
-    vectors = {f"q{number}": np.full(3, number, dtype=np.float32) for number in range(1, 20)}
-    found = await ask_all(judged, vectors, search, 4)
-    assert found == {f"q{number}": [(f"document {number}", 1.0)] for number in range(1, 20)}
+    questions = {f"q{number}": Question(str(number), NOWHERE.vector) for number in range(95)}
+    found = await ask_all(questions, search, 10, 4)
+    assert found == {f"q{number}": [(f"document {number}", 1.0)] for number in range(95)}
     assert most == 4
+    assert (max(sizes), sum(sizes)) == (BATCH, 95)
 
 
 # --- TREC

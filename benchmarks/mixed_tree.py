@@ -63,7 +63,7 @@ def measure(documents: int, sender: Connection) -> None:
         folder = Path(name)
         expected = {f"texts/{file}": reason for file, reason in write_mixed_tree(folder / "texts", documents).items()}
         home = Home(folder, "index.db", "mixed")
-        home.configure("[gate]\nmax_quarantined = 0.5\n", evaluation=False)
+        home.configure("[gate]\nprobes = 0\nmax_quarantined = 0.5\n", evaluation=False)
         began = time.monotonic()
         report = asyncio.run(nightly_reindex(corpus_file=home.file))
         seconds = time.monotonic() - began

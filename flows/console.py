@@ -213,6 +213,10 @@ def generations(corpus: CorpusFile, as_json: AsJson = False) -> None:
         cells = (str(one.documents), str(one.nodes), one.fingerprint[:8], f"{one.created:%Y-%m-%d %H:%M:%S}", scores)
         table.add_row(one.name, one.state, *cells, style=style)
     out.print(table)
+    for one in found:
+        if one.held:
+            says = "promoted by an operator over the gate" if one.state in {"live", "earlier"} else "held"
+            out.print(Text(f"{one.name}: {says}: {plain(one.held)}"))
 
 
 @app.command()
@@ -233,6 +237,33 @@ def rollback(
         " The next night compares the corpus with what is live now.",
         highlight=False,
     )
+
+
+@app.command()
+def promote(
+    corpus: CorpusFile,
+    name: Annotated[
+        str, typer.Argument(help="A generation that the gate held: see `generations`.", show_default=False)
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let readers see a generation that the gate has held; a report says that an operator overruled it."""
+    from nightloom import operate  # noqa: PLC0415  seconds to import
+
+    if not yes:
+        found = _answer(corpus, operate.list_generations, as_json=as_json)
+        held = next((one.held for one in found if one.name == name), "")
+        typer.confirm(f"{held or 'No gate has held it'}\nPromote {name} nevertheless?", abort=True, err=True)
+    made, report = _answer(corpus, lambda loaded, token: operate.promote_held(loaded, token, name), as_json=as_json)
+    if as_json:
+        print(report.model_dump_json())  # noqa: T201
+        return
+    was = f", and was {made.before}" if made.before else ""
+    out.print(
+        f"{made.alias} is {made.after} now ({made.documents} documents, {made.nodes} nodes){was}", highlight=False
+    )
+    out.print(f"report: {report.file}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from flows.names import run_name
@@ -20,8 +20,10 @@ from nightloom.changes import (
 )
 from nightloom.concurrency import each
 from nightloom.corpus import Alias, SourceSettings
+from nightloom.errors import Held
 from nightloom.night import Night
 from nightloom.planning import Shard
+from nightloom.report import RunReport
 from tasks.begin import begin
 from tasks.download import download_all
 from tasks.embed import embed
@@ -83,24 +85,32 @@ async def nightly_reindex(
         "gate": gate,
         "shards": shards,
     }
-    begun = begin(corpus_file, sections, allow_removals=allow_removals, repair=repair)
-    async with begun as night, reported(night):
-        await read_state(night)
-        listing = await download_all(night)
-        await index_shards(night, await plan(night, quote(listing)))  # type: ignore[call-overload]  # Prefect takes the quote off
-        night.check_taken()
-        if night.has_changes:
-            await settle(night)
-            await verify(night)
-        if night.wants_evaluation:
-            await evaluate(night)
-        if night.has_changes:
-            await promote(night)
-        if night.has_leftovers:
-            await prune(night)
-        report = await publish(night, night.outcome, night.summary)
+    try:
+        async with begin(corpus_file, sections, allow_removals=allow_removals, repair=repair) as night, reported(night):
+            report = await go_through(night)
+    except Held as error:
+        return Failed(name="Held", message=str(error), data=error)  # type: ignore[return-value]  # Prefect raises it
     says = f"{report.outcome}: {report.reason}"
     return Completed(message=says, data=report.model_dump(mode="json"))  # type: ignore[return-value]  # Prefect unwraps it
+
+
+async def go_through(night: Night) -> RunReport:
+    """The steps of one night, in their order."""
+    await read_state(night)
+    listing = await download_all(night)
+    await index_shards(night, await plan(night, quote(listing)))  # type: ignore[call-overload]  # Prefect takes the quote off
+    night.check_taken()
+    if night.has_changes:
+        await settle(night)
+        await verify(night)
+    if night.wants_evaluation:
+        await evaluate(night)
+    await night.pass_gate()
+    if night.has_changes:
+        await promote(night)
+    if night.has_leftovers:
+        await prune(night)
+    return await publish(night, night.outcome, night.summary)
 
 
 async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:

@@ -1,9 +1,9 @@
 """What the generations of an index hold: rows written, copied, deleted, checked, searched."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -12,17 +12,21 @@ from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, named, read_heads
 from nightloom.columns import Columns, in_requests, select, wanted
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexInconsistent, IndexTaken
-from nightloom.generations import PROPERTY
+from nightloom.generations import HELD, WHOLE, WRITER
 from nightloom.milvus import Connection, translated
 from nightloom.planning import Head, rows_of, versions_of
 from nightloom.retrieval import Question, Ranking
 from nightloom.rows import (
+    HEAD_FIELDS,
     HEADS,
     NOT_HEADS,
     REQUEST_BYTES,
     Hit,
+    Row,
     among,
     beyond,
+    checked_node_id,
+    head_of,
     hit_of,
     parts,
     text_node,
@@ -30,7 +34,6 @@ from nightloom.rows import (
 from nightloom.splitting import Node
 
 WRITES_IN_FLIGHT = 3
-WRITER = f"{PROPERTY}writer"
 
 
 class Contents:
@@ -50,8 +53,9 @@ class Contents:
         self._writers = asyncio.Semaphore(self._writers_count)
 
     async def claim(self, collection: str) -> None:
-        """Be the one who writes; a night that wrote before stops."""
-        await self.connection.call(lambda: self.connection.set_properties(collection, {WRITER: self.writer}))
+        """Be the one who writes; a night that wrote before stops, and what it found to be whole is so no more."""
+        claimed = {WRITER: self.writer, WHOLE: "", HELD: ""}
+        await self.connection.call(lambda: self.connection.set_properties(collection, claimed))
 
     async def check_claim(self, collection: str) -> None:
         """Check that nobody has claimed the collection since.
@@ -78,6 +82,38 @@ class Contents:
         """Rows, physical duplicates included, and the head of every indexed document by document id."""
         rows = await self.connection.count(collection)
         return rows, await self.connection.call(lambda: read_heads(self.connection, collection))
+
+    async def heads(self, collection: str, documents: Collection[str]) -> dict[str, Head]:
+        """The heads of some documents, by document id; of those that are there."""
+        return {
+            head.document: head
+            for head in map(
+                head_of,
+                await self._rows(
+                    collection, [f"{HEADS} and {among(part)}" for part in parts(sorted(documents))], HEAD_FIELDS
+                ),
+            )
+        }
+
+    async def nodes(self, collection: str, keys: Collection[str]) -> dict[str, Row]:
+        """Some nodes by primary key, with document_id, text and embedding; of those that are there."""
+        conditions = [f"id in {json.dumps([checked_node_id(key) for key in part])}" for part in parts(sorted(keys))]
+        rows = await self._rows(collection, conditions, ("document_id", "text", "embedding"))
+        return {row["id"]: row for row in rows}
+
+    async def _rows(self, collection: str, conditions: Sequence[str], fields: Sequence[str]) -> list[Row]:
+        """Rows that meet one of the conditions, as the last strong read left them."""
+
+        def read() -> list[Row]:
+            return [
+                row
+                for condition in conditions
+                for batch in self.connection.scan(collection, condition, fields)
+                for row in batch
+            ]
+
+        await self.connection.load(collection)
+        return await self.connection.call(read)
 
     async def audit(self, collection: str) -> Audit:
         """Look at every row."""
@@ -212,16 +248,9 @@ class Contents:
         Returns:
             float32, shape (dim,), by (version, text).
         """
-
-        def rows() -> Iterator[dict[str, Any]]:
-            for part in parts(sorted(documents)):
-                for batch in self.connection.scan(collection, among(part), ("version", "text", "embedding")):
-                    yield from batch
-
-        def read() -> dict[tuple[str, str], Vectors]:
-            return {(row["version"], row["text"]): np.asarray(row["embedding"], dtype=np.float32) for row in rows()}
-
-        return await self.connection.call(read) if documents else {}
+        conditions = [among(part) for part in parts(sorted(documents))]
+        rows = await self._rows(collection, conditions, ("version", "text", "embedding"))
+        return {(row["version"], row["text"]): np.asarray(row["embedding"], dtype=np.float32) for row in rows}
 
     async def flush(self, collection: str) -> None:
         """Seal what was written, where it pays: on Milvus Lite a search over unsealed rows takes 200 ms."""

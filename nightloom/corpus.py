@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +28,9 @@ ALIAS_LENGTH = 200
 
 SHOWN_CHARACTERS = 80
 """Of a wrong value, in a message."""
+
+DEFAULT_TOLERANCE = 0.02
+"""How far a metric may fall."""
 
 TOP_LEVEL_KEYS = (
     "name",
@@ -279,7 +282,7 @@ class ReadingSettings(Section):
         2_000_000_000,
         ge=500_000_000,
         title="Memory a process",
-        description="Address space in bytes of a process that reads.",
+        description="Address space in bytes that a process that reads may add to what it begins with.",
     )
     processes: int | None = Field(
         None, ge=1, le=64, title="Processes", description="That read at once. Default: half of the processors."
@@ -400,6 +403,35 @@ class GateSettings(Section):
         title="Quarantined at most",
         description="Share of the listed documents that may be quarantined; up to 10 documents always may.",
     )
+    floor: float | dict[str, float] = Field(
+        default_factory=dict,
+        title="Floor",
+        description="What each metric must reach at least: one number for all, or a table by metric.",
+    )
+    tolerance: float | dict[str, float] = Field(
+        DEFAULT_TOLERANCE,
+        title="Tolerance",
+        description="How far a metric may fall below the live generation's, on the same queries: one number for all,"
+        " or a table by metric (0.02 for those that it does not name).",
+    )
+    probes: int = Field(
+        50, ge=0, le=1000, title="Probes", description="Sentences of the corpus that must find their documents."
+    )
+    probe_recall: float = Field(
+        0.9, ge=0, le=1, title="Recall of probes", description="Share of the probes that must find their document."
+    )
+
+    def floors(self, metrics: Iterable[str]) -> dict[str, float]:
+        """The floor of each of these metrics that has one."""
+        if isinstance(self.floor, dict):
+            return {metric: self.floor[metric] for metric in metrics if metric in self.floor}
+        return dict.fromkeys(metrics, self.floor)
+
+    def tolerances(self, metrics: Iterable[str]) -> dict[str, float]:
+        """The tolerance of each of these metrics."""
+        if isinstance(self.tolerance, dict):
+            return {metric: self.tolerance.get(metric, DEFAULT_TOLERANCE) for metric in metrics}
+        return dict.fromkeys(metrics, self.tolerance)
 
 
 class ShardSettings(Section):
@@ -426,6 +458,17 @@ class Corpus(Section):
     gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
     shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")
     reports: Path = Field(Path("reports"), title="Reports", description="Folder for the run reports.")
+
+    @model_validator(mode="after")
+    def _gate_knows_its_metrics(self) -> Self:
+        metrics = self.evaluation.metrics if self.evaluation else ()
+        for key in ("floor", "tolerance"):
+            value = getattr(self.gate, key)
+            for metric in value if isinstance(value, dict) else ():
+                if metric not in metrics:
+                    known = f"there are {', '.join(metrics)}" if metrics else "there is no [evaluation]"
+                    raise ValueError(f"gate.{key}: {metric!r} is none of evaluation.metrics; {known}")
+        return self
 
 
 def load_corpus(

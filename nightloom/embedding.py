@@ -52,6 +52,11 @@ class Embedder:
             digest.update(f"{file.relative_to(self.folder).as_posix()} {hash_file(file)[0]}\n".encode())
         return digest.hexdigest()
 
+    @property
+    def description(self) -> str:
+        """What `described` opens again: identity and settings as JSON; it is kept with a generation."""
+        return json.dumps({"identity": self.identity, "settings": self.settings.model_dump()}, sort_keys=True)
+
     @cached_property
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer  # noqa: PLC0415  a night without work needs no tokenizer
@@ -150,6 +155,16 @@ class Embedder:
         if len(found) == len(texts):
             vectors[order] = found
         return checked(vectors, len(texts), self.settings.model)
+
+
+def described(description: str) -> Embedder | None:
+    """The embedder that a generation was made with; None where its model cannot be had any more, or has changed."""
+    try:
+        kept = json.loads(description)
+        embedder = Embedder(EmbedderSettings.model_validate(kept["settings"]))
+        return embedder if embedder.identity == kept["identity"] else None
+    except (EmbedderError, ValueError, KeyError, TypeError):
+        return None
 
 
 def checked(vectors: Vectors, count: int, model: str) -> Vectors:

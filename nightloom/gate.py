@@ -1,14 +1,19 @@
-"""What stops a night before readers see it."""
+"""What stops a night before readers see it: each check gives its reason in words, or nothing."""
 
+from collections.abc import Iterator, Mapping
+
+from nightloom.comparison import Difference, Loser
 from nightloom.corpus import GateSettings
 from nightloom.errors import Held
+from nightloom.probes import ALIKE, ProbeScores, VectorChecks
 
 ALWAYS_ALLOWED = 10
 """Documents that may go, or be quarantined, however small the corpus is."""
+NAMED = 3
 
 
 def check_removals(removed: int, live: int, settings: GateSettings) -> None:
-    """Hold a night whose listing lacks suspiciously many of the live documents.
+    """Hold a night whose listing lacks suspiciously many of the live documents, before anything is built.
 
     Raises:
         Held: Says how many are gone and how many may be.
@@ -22,15 +27,63 @@ def check_removals(removed: int, live: int, settings: GateSettings) -> None:
         )
 
 
-def check_quarantine(quarantined: int, listed: int, settings: GateSettings) -> None:
-    """Hold a night that could not take suspiciously many of its documents.
-
-    Raises:
-        Held: Says how many are quarantined and how many may be.
-    """
+def too_many_quarantined(quarantined: int, listed: int, settings: GateSettings) -> Iterator[str]:
+    """Suspiciously many documents of tonight could not be taken."""
     allowed = max(ALWAYS_ALLOWED, int(settings.max_quarantined * listed))
     if quarantined > allowed:
-        raise Held(
+        yield (
             f"{quarantined} of {listed} documents are quarantined, and gate.max_quarantined ="
             f" {settings.max_quarantined:g} allows {allowed}; the report names them with their reasons"
+        )
+
+
+def wrong_vectors(checks: VectorChecks) -> Iterator[str]:
+    """A sample of the rows shows that something is wrong with all of them."""
+    counts = (
+        (checks.absent, "are not there"),
+        (checks.unusable, "have a vector that is zero or not finite"),
+        (checks.not_unit, "have a vector that is not of unit length"),
+    )
+    for count, what in counts:
+        if count:
+            yield f"{count} of {checks.sampled + checks.absent} rows that were looked at {what}"
+    if checks.alike > ALIKE:
+        yield (
+            f"the vectors of different texts are one and the same (mean similarity {checks.alike:.5f}): the embedder"
+            " tells nothing apart"
+        )
+
+
+def lost_probes(probes: ProbeScores, settings: GateSettings) -> Iterator[str]:
+    """Sentences of the corpus do not find their documents."""
+    if probes.recall < settings.probe_recall:
+        missed = ", ".join(probe.uri for probe in probes.missed[:NAMED])
+        yield (
+            f"{len(probes.missed)} of {probes.asked} probes, which are sentences of the corpus, do not find their"
+            f" document among the first {probes.depth} (recall {probes.recall:.2f}, and gate.probe_recall ="
+            f" {settings.probe_recall:g}): {missed}"
+        )
+
+
+def below_floor(means: Mapping[str, float], floors: Mapping[str, float]) -> Iterator[str]:
+    """A metric is below what it must be at least."""
+    for metric, floor in floors.items():
+        if means[metric] < floor:
+            yield f"{metric} is {means[metric]:.4f}, and gate.floor asks for {floor:g} at least"
+
+
+def worse_than_live(
+    differences: list[Difference], tolerances: Mapping[str, float], losers: list[Loser]
+) -> Iterator[str]:
+    """A metric is worse than on the live generation by more than the tolerance."""
+    for difference in differences:
+        allowed = tolerances[difference.metric]
+        if difference.mean >= -allowed:
+            continue
+        how = f"95 % interval {difference.low:+.4f} to {difference.high:+.4f}" if difference.paired else "not paired"
+        worst = ", ".join(repr(loser.query) for loser in losers[:NAMED])
+        yield (
+            f"{difference.metric} is {difference.candidate:.4f}, {-difference.mean:.4f} below the live generation's"
+            f" {difference.live:.4f} ({how}), and gate.tolerance allows {allowed:g}"
+            + (f"; the queries that lost most: {worst}" if worst else "")
         )

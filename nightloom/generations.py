@@ -10,6 +10,15 @@ _NAME = re.compile(r"(?P<alias>[A-Za-z_][A-Za-z0-9_]*)_(?P<stamp>\d{8}t\d{6}z)_(
 
 PROPERTY = "nightloom."
 """Prefix of the collection properties in which a generation carries what is known about it."""
+PROMOTED = f"{PROPERTY}promoted"
+PROOF = f"{PROPERTY}proof"
+WRITER = f"{PROPERTY}writer"
+WHOLE = f"{PROPERTY}whole"
+HELD = f"{PROPERTY}held"
+OVERRULED = f"{PROPERTY}overruled"
+EMBEDDER = f"{PROPERTY}embedder"
+EVALUATION = f"{PROPERTY}evaluation"
+SCORES = f"{PROPERTY}scores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,10 @@ class Generation:
         promoted: Whether readers ever saw it; one that they never saw is half-built, or was held.
         writer: The night that writes to it, or died while it did; "" where every row is as a whole night left it.
         proof: Ids of documents that tell it from the generation before, as read when it was promoted.
+        whole: Whether a night found it to hold every document of that night, after the last write to it.
+        held: Why the gate did not let it pass; "" where it did, or was never asked.
+        overruled: The same, once an operator has let readers see it nevertheless.
+        embedder: What its questions are embedded with, as JSON: identity, and the keys of [embedder].
         evaluation: sha256 of the queries, qrels and metrics that `scores` come from; "" when never evaluated.
         scores: Value by metric.
     """
@@ -37,6 +50,10 @@ class Generation:
     promoted: bool = False
     writer: str = ""
     proof: tuple[str, ...] = ()
+    whole: bool = False
+    held: str = ""
+    overruled: str = ""
+    embedder: str = ""
     evaluation: str = ""
     scores: tuple[tuple[str, float], ...] = ()
 

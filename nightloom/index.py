@@ -9,10 +9,24 @@ from datetime import datetime
 
 from pydantic import SecretStr
 
-from nightloom.contents import WRITER, Contents
+from nightloom.contents import Contents
 from nightloom.corpus import MilvusSettings
 from nightloom.errors import IndexInconsistent, IndexInputError, IndexRefused, IndexTaken, IndexUnavailable
-from nightloom.generations import PROPERTY, Generation, new_name, parse_name
+from nightloom.generations import (
+    EMBEDDER,
+    EVALUATION,
+    HELD,
+    OVERRULED,
+    PROMOTED,
+    PROOF,
+    PROPERTY,
+    SCORES,
+    WHOLE,
+    WRITER,
+    Generation,
+    new_name,
+    parse_name,
+)
 from nightloom.milvus import Connection, open_connection
 from nightloom.planning import Head, versions_of
 from nightloom.rows import HEADS, among
@@ -24,10 +38,10 @@ PROOF_READS = 3
 alias moved can bring the old answer back."""
 PROOF_DOCUMENTS = 8
 """Documents that are read through the alias to prove a promotion."""
+PROPERTY_CHARACTERS = 4_000
+"""Of a reason that is kept with a generation."""
 PROOF_ROWS = 1_000
 """Many more than the heads of those documents: a limit counts physical duplicates too."""
-PROMOTED = f"{PROPERTY}promoted"
-PROOF = f"{PROPERTY}proof"
 
 
 class Index:
@@ -85,36 +99,61 @@ class Index:
         properties = self.connection.properties(name)
         if properties.get(f"{PROPERTY}alias") != self.alias:
             return None
-        scores = json.loads(properties.get(f"{PROPERTY}scores", "{}"))
+        scores = json.loads(properties.get(SCORES, "{}"))
         return Generation(
             name,
             self.alias,
             properties[f"{PROPERTY}fingerprint"],
             parsed[1],
             promoted=PROMOTED in properties,
+            whole=properties.get(WHOLE, "") != "",
+            held=properties.get(HELD, ""),
+            overruled=properties.get(OVERRULED, ""),
+            embedder=properties.get(EMBEDDER, ""),
             writer=properties.get(WRITER, ""),
             proof=tuple(json.loads(properties.get(PROOF, "[]"))),
-            evaluation=properties.get(f"{PROPERTY}evaluation", ""),
+            evaluation=properties.get(EVALUATION, ""),
             scores=tuple(scores.items()),
         )
 
-    async def create(self, fingerprint: str, dim: int, existing: Collection[Generation], now: datetime) -> Generation:
+    async def create(
+        self, fingerprint: str, dim: int, existing: Collection[Generation], now: datetime, embedder: str = ""
+    ) -> Generation:
         """Create an empty generation of vectors of `dim` dimensions, loaded and claimed, beside the existing ones."""
         name, created = new_name(self.alias, fingerprint, existing, now)
         writer = self.contents.writer
-        generation = Generation(name, self.alias, fingerprint, created, writer=writer)
-        properties = {f"{PROPERTY}alias": self.alias, f"{PROPERTY}fingerprint": fingerprint, WRITER: writer}
+        generation = Generation(name, self.alias, fingerprint, created, writer=writer, embedder=embedder)
+        properties = {
+            f"{PROPERTY}alias": self.alias,
+            f"{PROPERTY}fingerprint": fingerprint,
+            EMBEDDER: embedder,
+            WRITER: writer,
+        }
         await self.connection.create(name, dim=dim, properties=properties)
         return generation
 
     async def set_scores(self, collection: str, evaluation: str, scores: Mapping[str, float]) -> None:
         """Keep with a generation what it scored, and the hash of what it was asked."""
-        properties = {f"{PROPERTY}evaluation": evaluation, f"{PROPERTY}scores": json.dumps(dict(scores))}
-        await self.connection.call(lambda: self.connection.set_properties(collection, properties))
+        await self._keep(collection, {EVALUATION: evaluation, SCORES: json.dumps(dict(scores))})
 
-    async def finish(self, collection: str) -> None:
-        """Keep with a generation that readers see it, and that every row is as a whole night left it."""
-        properties = {PROMOTED: "yes", WRITER: ""}
+    async def set_whole(self, collection: str) -> None:
+        """Keep with a generation that it holds every document of the night: an operator may promote it."""
+        await self._keep(collection, {WHOLE: "yes"})
+
+    async def hold(self, collection: str, reason: str) -> None:
+        """Keep with a generation why the gate did not let it pass."""
+        await self._keep(collection, {HELD: reason[:PROPERTY_CHARACTERS]})
+
+    async def finish(self, collection: str, *, overruled: str = "") -> None:
+        """Keep with a generation that readers see it, and that every row is as a whole night left it.
+
+        Args:
+            collection: Physical name.
+            overruled: Why the gate held it, where an operator has promoted it nevertheless.
+        """
+        await self._keep(collection, {PROMOTED: "yes", WRITER: "", HELD: "", OVERRULED: overruled})
+
+    async def _keep(self, collection: str, properties: Mapping[str, str]) -> None:
         await self.connection.call(lambda: self.connection.set_properties(collection, properties))
 
     async def promote(self, collection: str, proof: Mapping[str, str | None], *, instead_of: str | None) -> None:
@@ -144,8 +183,7 @@ class Index:
                 f"the alias {self.alias!r} was switched to {collection} {PROOFS} times, and reads through it still"
                 " answer from another generation; look at the server, then run again"
             )
-        kept = {PROOF: json.dumps(list(proof))}
-        await self.connection.call(lambda: self.connection.set_properties(collection, kept))
+        await self._keep(collection, {PROOF: json.dumps(list(proof))})
 
     def _switch(self, collection: str, instead_of: str | None) -> None:
         target = self._alias_target()

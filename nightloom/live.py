@@ -16,10 +16,10 @@ from nightloom.fingerprint import fingerprint
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
 from nightloom.index import Index, open_index
-from nightloom.night import evaluate
 from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.sources import document_names
+from nightloom.trial import ask_golden
 
 MAX_QUESTION_BYTES = 20_000
 
@@ -98,7 +98,7 @@ async def evaluate_live(
         items = {(head.uri, head.item) for head in heads.values()} | await asyncio.to_thread(_listed_now, corpus)
         # Judgements that a night has accepted may name documents that have left since.
         judged = judge(golden, items, gone_is_error=golden.content != live.evaluation)
-        return judged, await evaluate(index, live.name, embedder, judged, settings.concurrency)
+        return judged, await ask_golden(index.contents, live.name, embedder, judged, settings.concurrency)
 
 
 async def status(corpus: Corpus, token: SecretStr | None) -> Status:

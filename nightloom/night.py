@@ -1,6 +1,7 @@
 """One night: what it works with, what it has done so far, and the steps that it goes through."""
 
 import asyncio
+import json
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -12,22 +13,44 @@ import numpy as np
 from pydantic import SecretStr
 
 from nightloom.audit import Audit, named
+from nightloom.comparison import compare, compare_means, losers
 from nightloom.corpus import Corpus
-from nightloom.documents import Listing, Quarantined
-from nightloom.embedding import Embedder, Vectors, unusable
+from nightloom.documents import DocumentRef, Listing, Quarantined
+from nightloom.embedding import Embedder, Vectors, described, unusable
 from nightloom.errors import DocumentError, Held, IndexRefused, NightFailed, NightloomError, Outcome
-from nightloom.evaluation import Judged, Scores, judge, score
+from nightloom.evaluation import Judged, judge
 from nightloom.fingerprint import fingerprint
-from nightloom.gate import check_quarantine, check_removals
+from nightloom.gate import (
+    below_floor,
+    check_removals,
+    lost_probes,
+    too_many_quarantined,
+    worse_than_live,
+    wrong_vectors,
+)
 from nightloom.generations import Generation, disposable, half_built
 from nightloom.golden import GoldenQueries, load_golden
 from nightloom.index import Index, open_index, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
+from nightloom.probes import draw, duplicate_rate
 from nightloom.progress import Progress
 from nightloom.readers import Readers
-from nightloom.report import DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
-from nightloom.retrieval import Question, ask_all
+from nightloom.report import (
+    DocumentCounts,
+    LoserEntry,
+    MetricEntry,
+    NodeCounts,
+    ProbeCounts,
+    QuarantineEntry,
+    QueryCounts,
+    RunReport,
+    VectorCounts,
+)
 from nightloom.splitting import Node, Splitter
+from nightloom.trial import Prober, Trial, Witness, ask_golden
+
+PROBES_AT_ONCE = 8
+"""Requests in flight, where the corpus file has no golden queries that say how many."""
 
 
 class ShardNodes:
@@ -101,7 +124,8 @@ class Night:
         self.target: Generation | None = None
         self.plan: Plan = make_plan(Listing(()), {}, {}, self.fingerprint)
         self.judged: Judged | None = None
-        self.scores: Scores | None = None
+        self.drawn: list[DocumentRef] = []
+        self.trial = Trial()
         self.versions: dict[str, str] = {}
         self.quarantined: list[Quarantined] = []
         self.warnings: list[str] = []
@@ -126,6 +150,8 @@ class Night:
         self.target = self.live if self.in_place else half_built(self.generations, self.fingerprint)
 
     async def _read_live(self, live: Generation) -> None:
+        if live.overruled:
+            self.warnings.append(f"{live.name} was promoted by an operator over the gate: {live.overruled}")
         rows, self.live_heads = await self.index.contents.read(live.name)
         await self._check_readers(live)
         interrupted = live.promoted and live.writer != ""
@@ -137,7 +163,7 @@ class Night:
                     f"rows of the live generation were not whole, and are made anew: {named(found.findings)}"
                 )
             elif interrupted:  # in place, and every document was whole when it died
-                await self.index.finish(live.name)
+                await self.index.finish(live.name, overruled=live.overruled)
 
     async def _check_readers(self, live: Generation) -> None:
         """Have readers see the generation that the alias names, which is not the same where a switch has stuck."""
@@ -155,7 +181,7 @@ class Night:
             self.warnings.append(f"readers did not see {live.name}, which the alias names; the switch was made again")
         await self.index.promote(live.name, proof, instead_of=live.name)
         if not live.promoted:
-            await self.index.finish(live.name)
+            await self.index.finish(live.name, overruled=live.overruled)
 
     @property
     def in_place(self) -> bool:
@@ -184,6 +210,7 @@ class Night:
         self.versions = versions_of(self.plan.done)
         self._judge(listing)
         self._check_removals()
+        self.drawn = draw(listing.documents, self.corpus.gate.probes, f"{self.corpus.name} {self.started:%Y-%m-%d}")
         if built and self.target:
             await self._resume(self.target, built)
         return deal_out(self.plan.work, self.corpus.shards)
@@ -308,7 +335,9 @@ class Night:
         async with self._creating:
             if self.target is None:
                 now = datetime.now(UTC)
-                self.target = await self.index.create(self.fingerprint, dim, self.generations, now)
+                self.target = await self.index.create(
+                    self.fingerprint, dim, self.generations, now, self.embedder.description
+                )
                 self._claimed = True
             elif not self._claimed:
                 await self._claim(self.target)
@@ -342,21 +371,13 @@ class Night:
         return begun or bool(self.gone)
 
     def check_taken(self) -> None:
-        """Hold or fail a night in which too many documents were quarantined.
+        """Fail a night in which every document was quarantined.
 
         Raises:
-            NightFailed: Every document was.
-            Held: More than the gate allows were.
+            NightFailed: Says why the first was.
         """
-        count, listed = len(self.quarantined), self.plan.listed
-        if count == listed:
+        if len(self.quarantined) == self.plan.listed:
             raise NightFailed(f"every document was quarantined; the first: {self.quarantined[0].reason}")
-        try:
-            check_quarantine(count, listed, self.corpus.gate)
-        except Held as error:
-            if not self.in_place:
-                raise
-            self.warnings.append(f"{error} (readers see it already: the index is updated in place)")
 
     async def settle(self) -> int:
         """Bring in what stays as it was, yesterday's nodes of quarantined documents included, and leave out the rest.
@@ -411,26 +432,101 @@ class Night:
         contents = self.index.contents
         self.nodes.total = await contents.verify(target.name, self.versions, every_row=self._resumed)
         await contents.flush(target.name)
+        await self.index.set_whole(target.name)
         return self.nodes.total
 
     @property
     def wants_evaluation(self) -> bool:
-        """Whether golden queries must be asked tonight: the index is new, or they are."""
-        if self.golden is None:
-            return False
-        return self.has_changes or (self.live is not None and self.live.evaluation != self.golden.content)
+        """Whether anything must be asked tonight: the index is new, or the golden queries are."""
+        if self.has_changes:
+            return self.golden is not None or bool(self.drawn)
+        return self.golden is not None and self.live is not None and self.live.evaluation != self.golden.content
 
-    async def evaluate(self) -> Scores:
-        """Ask the golden queries of tonight's generation, or of the live one where nothing changed."""
-        if self.golden is None or self.judged is None:
-            raise NightFailed("there are no golden queries to ask")
-        generation = self.target or self._live()
-        settings = self.corpus.evaluation
-        self.scores = await evaluate(
-            self.index, generation.name, self.embedder, self.judged, settings.concurrency if settings else 1
+    async def evaluate(self) -> Trial:
+        """Ask tonight's generation probes and golden queries, the latter of the live one too.
+
+        Where nothing changed, only the golden queries, of the live one.
+        """
+        trial = Trial()
+        if self.has_changes:
+            await self._probe(trial)
+        if self.golden and self.judged:
+            await self._ask_golden(trial, self.golden, self.judged)
+        self.trial = trial
+        return trial
+
+    async def _probe(self, trial: Trial) -> None:
+        trial.duplicate_rate = duplicate_rate(self.versions.values())
+        witness = Witness(self.live, self.live_heads) if self.live and not self.in_place else None
+        prober = Prober(self.index.contents, self.embedder, witness, self._target().name)
+        trial.probes, trial.vectors = await prober.probe(
+            self._target().name, self.drawn, self.corpus.gate.probes, len(self.versions), self._concurrency
         )
-        await self.index.set_scores(generation.name, self.golden.content, self.scores.means)
-        return self.scores
+
+    async def _ask_golden(self, trial: Trial, golden: GoldenQueries, judged: Judged) -> None:
+        generation = self.target or self._live()
+        contents, live = self.index.contents, self.live
+        trial.scores = await ask_golden(contents, generation.name, self.embedder, judged, self._concurrency)
+        if live and live.name != generation.name:
+            embedder = self.embedder if live.fingerprint == self.fingerprint else self._embedder_of(live)
+            if embedder:
+                before = await ask_golden(contents, live.name, embedder, judged, self._concurrency)
+                trial.differences = compare(trial.scores, before)
+                trial.losers = losers(trial.scores, before, str(golden.metrics[0]))
+        if live and not trial.differences and live.evaluation == golden.content:
+            trial.differences = compare_means(trial.scores, dict(live.scores))
+        await self.index.set_scores(generation.name, golden.content, trial.scores.means)
+
+    def _embedder_of(self, live: Generation) -> Embedder | None:
+        """What the live generation's questions are embedded with; None where that model cannot be had any more."""
+        if json.loads(live.embedder or "{}").get("identity") == self.embedder.identity:
+            return self.embedder
+        return described(live.embedder)
+
+    @property
+    def _concurrency(self) -> int:
+        return self.corpus.evaluation.concurrency if self.corpus.evaluation else PROBES_AT_ONCE
+
+    async def pass_gate(self) -> None:
+        """Stop a night that failed a check; of one that readers see already, or that changed nothing, only warn.
+
+        Raises:
+            Held: Names every check that failed, and by how much. Tonight's generation stays, for a look and for an
+                operator who knows better.
+        """
+        gate = self.corpus.gate
+        quarantine = [*too_many_quarantined(len(self.quarantined), self.plan.listed, gate)]
+        failures = quarantine + self._failures(self.trial)
+        if not failures:
+            return
+        says = "; ".join(failures)
+        if self.in_place:
+            self.warnings.append(f"{says} (readers see it already: the index is updated in place)")
+        elif self.has_changes:
+            target = self._target().name
+            await self.index.hold(target, says)
+            raise Held(f"{says}; {target} stays for a look, and `nightloom promote` lets readers see it nevertheless")
+        elif quarantine:
+            raise Held(says)
+        else:
+            self.warnings.append(says)
+
+    def _failures(self, trial: Trial) -> list[str]:
+        """The checks of the gate that tonight's generation fails, in words."""
+        gate, settings = self.corpus.gate, self.corpus.evaluation
+        failures: list[str] = []
+        if trial.vectors:
+            failures += wrong_vectors(trial.vectors)
+        if trial.probes:
+            failures += lost_probes(trial.probes, gate)
+        if trial.scores and self.golden and settings:
+            names = dict(zip(settings.metrics, map(str, self.golden.metrics), strict=True))
+            floors = {names[metric]: floor for metric, floor in gate.floors(names).items()}
+            tolerances = {names[metric]: tolerance for metric, tolerance in gate.tolerances(names).items()}
+            if trial.scores.rankings:
+                failures += below_floor(trial.scores.means, floors)
+            failures += worse_than_live(trial.differences, tolerances, trial.losers)
+        return failures
 
     async def promote(self) -> None:
         """Let readers see tonight's generation, proven through the alias; in place, only close what was written.
@@ -504,7 +600,8 @@ class Night:
         indexed -= quarantined
         already = {key for key, head in self.plan.done.items() if self._is_live(head)}
         changed = (indexed & self.live_heads.keys()) - already
-        scores = dict(self.live.scores) if self.live and self.golden and not self.scores else None
+        asked = self.trial.scores
+        scores = dict(self.live.scores) if self.live and self.golden and not asked else None
         return RunReport(
             corpus=self.corpus.name,
             outcome=outcome,
@@ -526,34 +623,44 @@ class Night:
                 key: round(value, 3)
                 for key, value in {**self.progress.seconds, "total": self.progress.total_seconds}.items()
             },
-            scores=dict(self.scores.means) if self.scores else scores or None,
+            scores=dict(asked.means) if asked else scores or None,
+            comparison=self._comparison(),
+            losers=[LoserEntry.of(loser, self.golden.texts[loser.query]) for loser in self.trial.losers]
+            if self.golden
+            else [],
             queries=self._query_counts(),
+            probes=ProbeCounts.of(self.trial.probes, self.corpus.gate.probe_recall) if self.trial.probes else None,
+            vectors=VectorCounts.of(self.trial.vectors, self.trial.duplicate_rate) if self.trial.vectors else None,
             quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in self.quarantined],
             warnings=self.warnings + [f"{note}: {count} documents" for note, count in sorted(self.notes.items())],
         )
 
+    def _comparison(self) -> list[MetricEntry]:
+        """Each metric with what the gate asks of it."""
+        scores, settings = self.trial.scores, self.corpus.evaluation
+        if scores is None or settings is None or self.golden is None:
+            return []
+        names = {str(metric): name for name, metric in zip(settings.metrics, self.golden.metrics, strict=True)}
+        floors = self.corpus.gate.floors(settings.metrics)
+        tolerances = self.corpus.gate.tolerances(settings.metrics)
+        differences = {difference.metric: difference for difference in self.trial.differences}
+        return [
+            MetricEntry.of(metric, mean, differences.get(metric), floors.get(names[metric]), tolerances[names[metric]])
+            for metric, mean in scores.means.items()
+        ]
+
+    def _text_of(self, query: str) -> str:
+        return self.golden.texts[query] if self.golden else ""
+
     def _query_counts(self) -> QueryCounts | None:
-        if self.scores is None or self.judged is None:
+        scores = self.trial.scores
+        if scores is None or self.judged is None:
             return None
         return QueryCounts(
-            asked=len(self.scores.rankings),
-            set_aside=len(self.scores.set_aside),
+            asked=len(scores.rankings),
+            set_aside=len(scores.set_aside),
             unjudged=self.judged.golden.unjudged,
         )
-
-
-async def evaluate(index: Index, collection: str, embedder: Embedder, judged: Judged, concurrency: int) -> Scores:
-    """Ask golden queries of a generation and score the answers."""
-    keys = [key for key in judged.golden.texts if key not in judged.set_aside]
-    vectors = await embedder.embed_queries([judged.golden.texts[key] for key in keys]) if keys else np.empty((0, 0))
-    questions = {key: Question(judged.golden.texts[key], vector) for key, vector in zip(keys, vectors, strict=True)}
-    rankings = await ask_all(
-        questions,
-        lambda some, limit: index.contents.rank(collection, some, limit),
-        judged.golden.depth,
-        concurrency,
-    )
-    return score(judged, rankings)
 
 
 @asynccontextmanager

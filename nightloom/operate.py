@@ -1,7 +1,7 @@
-"""What an operator does with an index: look at its generations, verify the live one, roll back, drop."""
+"""What an operator does with an index: look at its generations, verify the live one, roll back, promote, drop."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pydantic import SecretStr
 
@@ -12,6 +12,7 @@ from nightloom.generations import Generation
 from nightloom.index import Index, open_index, proof_of
 from nightloom.live import open_live
 from nightloom.planning import versions_of
+from nightloom.report import DocumentCounts, NodeCounts, RunReport, save_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Contained:
     """A generation, and what it holds.
 
     Attributes:
-        state: "live", "earlier" (readers saw it once), or "not promoted" (half-built, or held by the gate).
+        state: "live", "earlier" (readers saw it once), "held" (by the gate), or "half-built".
+        held: Why the gate held it, also where an operator has promoted it since; else "".
     """
 
     name: str
@@ -29,11 +31,16 @@ class Contained:
     fingerprint: str
     created: datetime
     scores: dict[str, float]
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A rollback that was made: from one generation to another."""
+    """A switch of readers from one generation to another.
+
+    Attributes:
+        before: "" where they saw none.
+    """
 
     alias: str
     before: str
@@ -50,9 +57,24 @@ async def list_generations(corpus: Corpus, token: SecretStr | None) -> list[Cont
 
 async def _contained(index: Index, generation: Generation) -> Contained:
     rows, heads = await index.contents.read(generation.name)
-    state = "live" if generation.live else "earlier" if generation.promoted else "not promoted"
-    scores = dict(generation.scores)
-    return Contained(generation.name, state, len(heads), rows, generation.fingerprint, generation.created, scores)
+    return Contained(
+        generation.name,
+        _state(generation),
+        len(heads),
+        rows,
+        generation.fingerprint,
+        generation.created,
+        dict(generation.scores),
+        generation.held or generation.overruled,
+    )
+
+
+def _state(generation: Generation) -> str:
+    if generation.live:
+        return "live"
+    if generation.promoted:
+        return "earlier"
+    return "held" if generation.held else "half-built"
 
 
 async def verify_live(corpus: Corpus, token: SecretStr | None) -> tuple[Generation, Audit]:
@@ -80,16 +102,68 @@ async def roll_back(corpus: Corpus, token: SecretStr | None, to: str | None = No
         IndexInconsistent: Rows of it are not whole: nothing is switched.
     """
     async with open_live(corpus, token) as (index, live):
-        target = _earlier(await index.generations(), live, to)
-        _, before = await index.contents.read(live.name)
-        found = await index.contents.audit(target.name)
-        if found.findings or not found.heads:
-            raise IndexInconsistent(
-                f"{target.name} is not whole, and {live.name} stays live; wrong documents: {named(found.findings)}"
-            )
-        proof = proof_of(before, versions_of(found.heads))
-        await index.promote(target.name, proof, instead_of=live.name)
-        return Switch(index.alias, live.name, target.name, len(found.heads), found.rows)
+        return await _switch(index, live, _earlier(await index.generations(), live, to))
+
+
+async def promote_held(corpus: Corpus, token: SecretStr | None, name: str) -> tuple[Switch, RunReport]:
+    """Let readers see a generation that the gate has held: an operator who knows better overrules it.
+
+    Args:
+        corpus: The corpus.
+        token: Of Milvus.
+        name: Of the generation.
+
+    Returns:
+        The switch, and its report, which says what was overruled and is saved like that of a night.
+
+    Raises:
+        IndexInputError: There is no such generation, readers saw it already, or no night found it to be whole.
+        IndexInconsistent: Rows of it are not whole: nothing is switched.
+    """
+    started = datetime.now(UTC)
+    async with open_index(corpus.milvus, corpus.name, token) as index:
+        generations = await index.generations()
+        target = _promotable(generations, corpus, name)
+        live = next((generation for generation in generations if generation.live), None)
+        made = await _switch(index, live, target, overruled=target.held)
+    report = RunReport(
+        corpus=corpus.name,
+        outcome="promoted",
+        reason=f"an operator promoted it over the gate, which had held it: {target.held or 'it was never evaluated'}",
+        generation=target.name,
+        fingerprint=target.fingerprint,
+        started=started,
+        nodes=NodeCounts(total=made.nodes),
+        documents=DocumentCounts(listed=made.documents),
+        scores=dict(target.scores) or None,
+    )
+    save_report(report, corpus.reports)
+    return made, report
+
+
+def _promotable(generations: list[Generation], corpus: Corpus, name: str) -> Generation:
+    found = _named(generations, corpus, name)
+    if found.live:
+        raise IndexInputError(f"{name} is live already")
+    if found.promoted:
+        raise IndexInputError(f"{name} was live once: `nightloom rollback --to {name}` lets readers see it again")
+    if not found.whole:
+        raise IndexInputError(f"{name} is half-built; `nightloom run` goes on with it")
+    return found
+
+
+async def _switch(index: Index, live: Generation | None, target: Generation, overruled: str = "") -> Switch:
+    """Let readers see another generation, if it is whole; proven through the alias."""
+    before = (await index.contents.read(live.name))[1] if live else {}
+    found = await index.contents.audit(target.name)
+    if found.findings or not found.heads:
+        stays = f", and {live.name} stays live" if live else ""
+        raise IndexInconsistent(f"{target.name} is not whole{stays}; wrong documents: {named(found.findings)}")
+    proof = proof_of(before, versions_of(found.heads))
+    await index.promote(target.name, proof, instead_of=live.name if live else None)
+    if not target.promoted:
+        await index.finish(target.name, overruled=overruled)
+    return Switch(index.alias, live.name if live else "", target.name, len(found.heads), found.rows)
 
 
 def _earlier(generations: list[Generation], live: Generation, to: str | None) -> Generation:
@@ -100,7 +174,7 @@ def _earlier(generations: list[Generation], live: Generation, to: str | None) ->
         if to == live.name:
             raise IndexInputError(f"{to} is live already; nothing to roll back")
         if not names[to].promoted:
-            raise IndexInputError(f"{to} was never live: it is half-built, or the gate held it")
+            raise IndexInputError(f"{to} was never live: it is half-built, or the gate held it (`nightloom promote`)")
         return names[to]
     earlier = [one for one in generations if one.promoted and not one.live and one.created < live.created]
     if not earlier:
@@ -133,10 +207,15 @@ async def drop_generation(corpus: Corpus, token: SecretStr | None, name: str) ->
 
 
 def _droppable(generations: list[Generation], corpus: Corpus, name: str) -> Generation:
+    found = _named(generations, corpus, name)
+    if found.live:
+        raise IndexInputError(f"{name} is live, and is never dropped; roll back first")
+    return found
+
+
+def _named(generations: list[Generation], corpus: Corpus, name: str) -> Generation:
     found = next((generation for generation in generations if generation.name == name), None)
     if found is None:
         others = ", ".join(generation.name for generation in generations) or "none"
         raise IndexInputError(f"{name}: no generation of {corpus.name!r}; there are: {others}")
-    if found.live:
-        raise IndexInputError(f"{name} is live, and is never dropped; roll back first")
     return found

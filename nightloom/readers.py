@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -102,7 +103,17 @@ def _limit(memory_bytes: int) -> None:
     with suppress(ImportError, ValueError, OSError):  # not every system has it
         import resource  # noqa: PLC0415
 
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        most = _address_space() + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _address_space() -> int:
+    """Bytes that this process begins with: much, where the program that uses us has had its own modules preloaded."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # not every system has it
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _read(ref: DocumentRef, settings: ReadingSettings) -> Document:

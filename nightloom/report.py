@@ -2,14 +2,22 @@
 
 import html
 import re
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nightloom.comparison import Difference, Loser
 from nightloom.errors import Outcome
+from nightloom.probes import ProbeScores, VectorChecks
 
 SHOWN_QUARANTINED = 50
+SHOWN_LOSERS = 20
+SHOWN_TEXT = 120
+"""Characters of a query."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~])")
@@ -49,6 +57,95 @@ class QueryCounts(ReportPart):
     unjudged: int = Field(0, description="Not asked: there is no judgement for them.")
 
 
+class MetricEntry(ReportPart):
+    """One metric of the golden queries, against the live generation and against what the gate asks."""
+
+    metric: str
+    candidate: float = Field(description="Mean over the queries of tonight's generation.")
+    live: float | None = Field(None, description="Of the live generation; null where it was not asked.")
+    difference: float | None = Field(None, description="Candidate minus live.")
+    low: float | None = Field(None, description="Lower end of the 95 % bootstrap interval of the difference.")
+    high: float | None = Field(None, description="Upper end.")
+    paired: bool = Field(True, description="Whether both were asked the same queries in this run.")
+    floor: float | None = Field(None, description="gate.floor.")
+    tolerance: float = Field(description="gate.tolerance.")
+
+    @classmethod
+    def of(cls, metric: str, mean: float, difference: Difference | None, floor: float | None, tolerance: float) -> Self:
+        """From a comparison, where there is one."""
+        entry = cls(metric=metric, candidate=mean, floor=floor, tolerance=tolerance)
+        if difference is None:
+            return entry
+        found = {"live": difference.live, "difference": difference.mean, "paired": difference.paired}
+        interval = {"low": difference.low, "high": difference.high} if difference.paired else {}
+        return entry.model_copy(update={**found, **interval})
+
+
+class LoserEntry(ReportPart):
+    """A golden query that tonight's generation answers worse than the live one."""
+
+    query: str
+    text: str
+    metric: str
+    before: float = Field(description="On the live generation.")
+    now: float = Field(description="On tonight's.")
+    found_before: list[str] = Field(description="URIs that the live generation finds first.")
+    found_now: list[str] = Field(description="That tonight's finds first.")
+
+    @classmethod
+    def of(cls, loser: Loser, text: str) -> Self:
+        """With the text of its query."""
+        return cls(
+            query=loser.query,
+            text=text,
+            metric=loser.metric,
+            before=loser.before,
+            now=loser.now,
+            found_before=list(loser.found_before),
+            found_now=list(loser.found_now),
+        )
+
+
+class ProbeCounts(ReportPart):
+    """Sentences of the corpus that had to find their documents."""
+
+    asked: int
+    found: int
+    depth: int = Field(description="Documents among which each had to find its own.")
+    recall: float = Field(description="Share that found it.")
+    floor: float = Field(description="gate.probe_recall.")
+    missed: list[str] = Field(description="URIs of the documents that were not found.")
+
+    @classmethod
+    def of(cls, probes: ProbeScores, floor: float) -> Self:
+        """From what the probes found."""
+        missed = [probe.uri for probe in probes.missed]
+        return cls(
+            asked=probes.asked,
+            found=probes.asked - len(missed),
+            depth=probes.depth,
+            recall=probes.recall,
+            floor=floor,
+            missed=missed,
+        )
+
+
+class VectorCounts(ReportPart):
+    """A sample of the rows."""
+
+    sampled: int = Field(description="Rows that were looked at.")
+    absent: int = Field(description="That are not there.")
+    unusable: int = Field(description="With a vector that is zero or not finite.")
+    not_unit: int = Field(description="With a vector of another length than 1.")
+    alike: float = Field(description="Mean cosine similarity of the vectors of different texts.")
+    duplicate_rate: float = Field(description="Share of the documents that repeat the content of another.")
+
+    @classmethod
+    def of(cls, checks: VectorChecks, duplicate_rate: float) -> Self:
+        """From the checks of a sample."""
+        return cls(**asdict(checks), duplicate_rate=duplicate_rate)
+
+
 class QuarantineEntry(ReportPart):
     """A document that could not be taken."""
 
@@ -73,6 +170,14 @@ class RunReport(ReportPart):
         default_factory=dict, description="By stage, and total; stages overlap, and can add up to more than total."
     )
     scores: dict[str, float] | None = Field(None, description="Mean by metric; null where there are no golden queries.")
+    comparison: list[MetricEntry] = Field(
+        default_factory=list, description="Each metric against the live generation; empty where no query was asked."
+    )
+    losers: list[LoserEntry] = Field(
+        default_factory=list, description="Queries that got worse on the first metric, the worst first."
+    )
+    probes: ProbeCounts | None = Field(None, description="Null where no probe was asked tonight.")
+    vectors: VectorCounts | None = Field(None, description="Null likewise.")
     queries: QueryCounts | None = Field(None, description="Null where no query was asked tonight.")
     quarantine: list[QuarantineEntry] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list, description="What did not stop the night, and wants a look.")
@@ -113,6 +218,8 @@ def to_markdown(report: RunReport) -> str:
             ],
         ),
         *_scores(report),
+        *_losers(report),
+        *_probes(report),
         *(f"**Warning:** {escape(warning)}" for warning in report.warnings),
         "## Documents\n\n" + _count_row(report.documents),
         "## Nodes\n\n" + _count_row(report.nodes),
@@ -125,11 +232,69 @@ def to_markdown(report: RunReport) -> str:
 def _scores(report: RunReport) -> list[str]:
     if report.scores is None:
         return []
-    parts = ["## Scores", _table(("Metric", "Mean"), [(k, f"{v:.4f}") for k, v in report.scores.items()])]
+    if report.comparison:
+        head = ("Metric", "Tonight", "Live", "Difference", "95 % interval", "Floor", "Tolerance")
+        table = _table(head, [_metric_row(entry) for entry in report.comparison])
+    else:
+        table = _table(("Metric", "Mean"), [(k, f"{v:.4f}") for k, v in report.scores.items()])
+    parts = ["## Scores", table]
     if report.queries:
         asked = report.queries
         parts.append(f"{asked.asked} queries asked, {asked.set_aside} set aside, {asked.unjudged} without a judgement.")
     return ["\n\n".join(parts)]
+
+
+def _metric_row(entry: MetricEntry) -> tuple[str, ...]:
+    interval = f"{entry.low:+.4f} to {entry.high:+.4f}" if entry.low is not None and entry.high is not None else ""
+    return (
+        escape(entry.metric),
+        f"{entry.candidate:.4f}",
+        "" if entry.live is None else f"{entry.live:.4f}",
+        "" if entry.difference is None else f"{entry.difference:+.4f}",
+        interval if entry.paired else "not paired",
+        "" if entry.floor is None else f"{entry.floor:g}",
+        f"{entry.tolerance:g}",
+    )
+
+
+def _losers(report: RunReport) -> list[str]:
+    if not report.losers:
+        return []
+    shown = report.losers[:SHOWN_LOSERS]
+    rows = [
+        (
+            escape(loser.query),
+            escape(loser.text[:SHOWN_TEXT]),
+            f"{loser.before:.4f}",
+            f"{loser.now:.4f}",
+            ", ".join(escape(uri) for uri in loser.found_before),
+            ", ".join(escape(uri) for uri in loser.found_now),
+        )
+        for loser in shown
+    ]
+    table = _table(("Query", "Text", "Before", "Now", "Found before", "Finds now"), rows)
+    more = len(report.losers) - len(shown)
+    says = f"\n\nand {more} more, in the JSON report" if more else ""
+    return [f"## Queries that got worse on {escape(shown[0].metric)}\n\n{table}{says}"]
+
+
+def _probes(report: RunReport) -> list[str]:
+    probes, vectors = report.probes, report.vectors
+    if probes is None or vectors is None:
+        return []
+    says = (
+        f"{probes.found} of {probes.asked} sentences of the corpus find their document among the first {probes.depth}:"
+        f" recall {probes.recall:.2f}, and {probes.floor:g} is asked for."
+    )
+    if probes.missed:
+        more = f" and {len(probes.missed) - SHOWN_LOSERS} more" if len(probes.missed) > SHOWN_LOSERS else ""
+        says += f" Missed: {', '.join(escape(uri) for uri in probes.missed[:SHOWN_LOSERS])}{more}."
+    rows = (
+        f"{vectors.sampled} rows looked at: {vectors.absent} absent, {vectors.unusable} with an unusable vector,"
+        f" {vectors.not_unit} not of unit length; mean similarity of different texts {vectors.alike:.2f}."
+        f" {vectors.duplicate_rate:.1%} of the documents repeat another."
+    )
+    return [f"## Probes\n\n{says}\n\n{rows}"]
 
 
 def _quarantine(report: RunReport) -> list[str]:
@@ -146,7 +311,7 @@ def _count_row(part: ReportPart) -> str:
     return _table(tuple(counts), [tuple(str(count) for count in counts.values())])
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

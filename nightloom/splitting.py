@@ -11,7 +11,7 @@ from nightloom.documents import Document, Place, node_id
 from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError, EmbedderError
 
-SPLITTER_VERSION = 2
+SPLITTER_VERSION = 3
 """Part of the fingerprint: raise it whenever the nodes that come of the same text change."""
 
 BYTES_PER_TOKEN = 32
@@ -134,7 +134,7 @@ class Splitter:
             from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer  # noqa: PLC0415  seconds
 
             self._to_sentences = split_by_sentence_tokenizer()
-        for sentence in self._to_sentences(text):
+        for sentence in self._to_sentences(text) or [text]:  # of nothing but white space it makes nothing
             yield from self._shortened(at, sentence)
             at += len(sentence)
 

@@ -81,6 +81,10 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
     server.kill()
 
 
+NO_PROBES = "[gate]\nprobes = 0\n"
+"""Where every text has the same vector, no sentence finds its document."""
+
+
 class ConstantEmbedder(Embedder):
     """Measures as the real one does, and embeds every text alike: what is embedded does not matter here."""
 
@@ -98,7 +102,7 @@ def home_at(folder: Path, uri: str, texts: dict[str, str], more: str = "") -> Ho
     folder.mkdir(exist_ok=True)
     home = Home(folder, uri, f"fault_{document_id(str(folder))[:12]}")
     home.write(texts)
-    home.configure(more, evaluation=False)
+    home.configure(f"{NO_PROBES}{more}", evaluation=False)
     return home
 
 
@@ -314,7 +318,7 @@ async def test_a_prefect_server_that_dies_leaves_the_index_whole(
     home = home_at(tmp_path, "index.db", TEXTS, ONE_BY_ONE)
     await night(home)
     home.write(MANY)
-    home.configure(f"[gate]\nmax_removed = 1\n{ONE_BY_ONE}", evaluation=False)
+    home.configure(f"{NO_PROBES}max_removed = 1\n{ONE_BY_ONE}", evaluation=False)
     second = reached(monkeypatch, 2)
     running = asyncio.create_task(night(home))
     await until(second, running)

@@ -29,7 +29,7 @@ def mixed(folder: Path) -> tuple[Home, dict[str, str]]:
 
 def configured(folder: Path) -> Home:
     home = Home(folder, "index.db", "mixed")
-    home.configure("[gate]\nmax_quarantined = 0.5\n[shards]\ndocuments = 32\n", evaluation=False)
+    home.configure("[gate]\nprobes = 0\nmax_quarantined = 0.5\n[shards]\ndocuments = 32\n", evaluation=False)
     return home
 
 

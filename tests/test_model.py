@@ -55,7 +55,7 @@ class Nights(RuleBasedStateMachine):
         self.home = Home(self.folder, "index.db", "model")
         self.in_place = in_place
         update = "in_place" if in_place else "generation"
-        limits = "[gate]\nmax_removed = 1\nmax_quarantined = 1\n[shards]\ndocuments = 1\nin_flight = 2\n"
+        limits = "[gate]\nmax_removed = 1\nmax_quarantined = 1\nprobes = 0\n[shards]\ndocuments = 1\nin_flight = 2\n"
         self.home.configure(f'[index]\nupdate = "{update}"\nkeep = 1\n{limits}', evaluation=False)
         self.corpus = {"a.txt": LONG}
         self.live: dict[str, str] | None = None

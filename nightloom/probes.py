@@ -1,0 +1,158 @@
+"""Probes: known-item queries made from the corpus. A sentence of a document must find it; that needs no labels."""
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nightloom.documents import DocumentRef
+from nightloom.embedding import Vectors, unusable
+
+DEPTH = 10
+"""Documents among which a probe must find its own."""
+DOCUMENTS_PER_RANK = 3
+"""Of a corpus so small that its documents come up by chance, fewer: one rank for every three documents."""
+SENTENCE_CHARACTERS = (40, 400)
+"""Of a sentence that tells a document from others."""
+UNIT = 1e-2
+"""How far the length of a vector may be from 1."""
+ALIKE = 0.9999
+"""Mean similarity of the vectors of different texts, above which they are one and the same."""
+
+_ENDS = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")  # noqa: RUF001  full-width marks end sentences too
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A sentence, and the document that it is from.
+
+    Attributes:
+        source: Label of the document's source.
+    """
+
+    sentence: str
+    document: str
+    uri: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeScores:
+    """What the probes found.
+
+    Attributes:
+        asked: Probes.
+        depth: Documents among which each had to find its own.
+        missed: Probes that did not.
+    """
+
+    asked: int
+    depth: int
+    missed: tuple[Probe, ...]
+
+    @property
+    def recall(self) -> float:
+        """Share of the probes that found their document."""
+        return 1 - len(self.missed) / self.asked if self.asked else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class VectorChecks:
+    """What a sample of a generation's rows shows of its vectors.
+
+    Attributes:
+        sampled: Rows that were looked at.
+        absent: Rows that the heads count and that are not there.
+        unusable: All-zero or not finite.
+        not_unit: Of another length than 1.
+        alike: Mean cosine similarity of the vectors of different texts; at 1, they are one and the same.
+    """
+
+    sampled: int
+    absent: int
+    unusable: int
+    not_unit: int
+    alike: float
+
+
+def draw(documents: Iterable[DocumentRef], count: int, seed: str) -> list[DocumentRef]:
+    """A sample of documents in which every source has its share, and at least one.
+
+    Args:
+        documents: Of the corpus.
+        count: About how many.
+        seed: The same one draws the same documents from the same corpus.
+    """
+    if not count:
+        return []
+    chance = random.Random(seed)  # noqa: S311  a sample, no secret
+    strata: dict[str, list[DocumentRef]] = {}
+    for ref in documents:
+        strata.setdefault(ref.source, []).append(ref)
+    every = sum(map(len, strata.values()))
+    drawn: list[DocumentRef] = []
+    for source in sorted(strata):
+        stratum = strata[source]
+        share = max(1, round(count * len(stratum) / every))
+        drawn += chance.sample(stratum, min(share, len(stratum)))
+    chance.shuffle(drawn)
+    return drawn
+
+
+def depth_for(documents: int) -> int:
+    """Documents among which a probe must find its own, in a corpus of so many."""
+    return max(1, min(DEPTH, documents // DOCUMENTS_PER_RANK))
+
+
+def sentence_of(text: str, chance: random.Random) -> str:
+    """A sentence of a text, drawn among those that say something; "" where there is none."""
+    shortest, longest = SENTENCE_CHARACTERS
+    sentences = [" ".join(part.split())[:longest] for part in _ENDS.split(text)]
+    telling = [
+        sentence
+        for sentence in sentences
+        if len(sentence) >= shortest and sum(map(str.isalpha, sentence)) * 2 > len(sentence)
+    ]
+    return chance.choice(telling) if telling else ""
+
+
+def holds(text: str, sentence: str) -> bool:
+    """Whether a text has a sentence in it, whatever its line breaks."""
+    return sentence in " ".join(text.split())
+
+
+def check_vectors(expected: int, texts: Sequence[str], vectors: Vectors) -> VectorChecks:
+    """Look at vectors of a sample of rows.
+
+    Args:
+        expected: Rows that should be there.
+        texts: n texts of those that are.
+        vectors: float32, shape (n, dim).
+    """
+    bad = unusable(vectors) if len(vectors) else np.zeros(0, dtype=bool)
+    lengths = np.linalg.norm(vectors[~bad], axis=1) if len(vectors) else np.zeros(0)
+    return VectorChecks(
+        sampled=len(texts),
+        absent=expected - len(texts),
+        unusable=int(bad.sum()),
+        not_unit=int((abs(lengths - 1) > UNIT).sum()),
+        alike=_alike(texts, vectors, ~bad),
+    )
+
+
+def _alike(texts: Sequence[str], vectors: Vectors, usable: np.ndarray) -> float:
+    """Mean cosine similarity over all pairs of different texts."""
+    first = {text: at for at, text in enumerate(texts) if usable[at]}
+    if len(first) < 2:  # noqa: PLR2004  a pair
+        return 0.0
+    units = np.array([vectors[at] / np.linalg.norm(vectors[at]) for at in first.values()], dtype=np.float64)
+    count = len(units)
+    return float((np.square(units.sum(axis=0)).sum() - count) / (count * (count - 1)))
+
+
+def duplicate_rate(versions: Iterable[str]) -> float:
+    """Share of the documents whose content another one has too, as their versions show."""
+    every = list(versions)
+    return 1 - len(set(every)) / len(every) if every else 0.0

@@ -1,0 +1,174 @@
+"""The trial: what tonight's generation is asked before readers see it, and the live one in the same run."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nightloom.comparison import Difference, Loser
+from nightloom.contents import Contents
+from nightloom.documents import DocumentRef, node_id, version_of
+from nightloom.embedding import Embedder
+from nightloom.evaluation import Judged, Scores, score
+from nightloom.generations import Generation
+from nightloom.planning import Head
+from nightloom.probes import (
+    Probe,
+    ProbeScores,
+    VectorChecks,
+    check_vectors,
+    depth_for,
+    holds,
+    sentence_of,
+)
+from nightloom.retrieval import Question, ask_all
+from nightloom.rows import Row
+
+NODES_LOOKED_AT = 100
+"""Of a probe that does not find its document, to see whether others say the very same."""
+
+
+@dataclass
+class Trial:
+    """What a trial showed.
+
+    Attributes:
+        scores: Of tonight's generation on the golden queries; None where there are none.
+        differences: Of each metric against the live generation; empty where nothing can be compared.
+        losers: Queries that got worse on the first metric, the worst first.
+        probes: What the probes found; None where none were asked.
+        vectors: What a sample of the rows shows; None likewise.
+        duplicate_rate: Share of the documents that repeat the content of another.
+    """
+
+    scores: Scores | None = None
+    differences: list[Difference] = field(default_factory=list)
+    losers: list[Loser] = field(default_factory=list)
+    probes: ProbeScores | None = None
+    vectors: VectorChecks | None = None
+    duplicate_rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """The generation that readers see, as far as it can say what a document's text is."""
+
+    generation: Generation
+    heads: Mapping[str, Head]
+
+    def knows(self, ref: DocumentRef) -> bool:
+        """Whether it holds tonight's content of a document, under whatever fingerprint."""
+        head = self.heads.get(ref.id)
+        if head is None:
+            return False
+        return ref.content is None or head.version == version_of(ref.content, self.generation.fingerprint)
+
+
+async def ask_golden(
+    contents: Contents, collection: str, embedder: Embedder, judged: Judged, concurrency: int
+) -> Scores:
+    """Ask golden queries of a generation and score the answers."""
+    keys = [key for key in judged.golden.texts if key not in judged.set_aside]
+    questions = await ask_embedder(embedder, [judged.golden.texts[key] for key in keys])
+    rankings = await ask_all(
+        dict(zip(keys, questions, strict=True)),
+        lambda some, limit: contents.rank(collection, some, limit),
+        judged.golden.depth,
+        concurrency,
+    )
+    return score(judged, rankings)
+
+
+async def ask_embedder(embedder: Embedder, texts: Sequence[str]) -> list[Question]:
+    """Questions of texts."""
+    vectors = await embedder.embed_queries(list(texts)) if texts else np.empty((0, 0), dtype=np.float32)
+    return [Question(text, vector) for text, vector in zip(texts, vectors, strict=True)]
+
+
+class Prober:
+    """Probes a generation: sentences of its documents must find them.
+
+    Where the live generation holds a document's content already, the sentence comes from there: what readers find
+    today they must find tomorrow, whatever a new embedder or splitter has made of it.
+    """
+
+    def __init__(self, contents: Contents, embedder: Embedder, witness: Witness | None, seed: str) -> None:
+        """Prepare probes; the same seed over the same documents draws the same ones."""
+        self._contents = contents
+        self._embedder = embedder
+        self._witness = witness
+        self._chance = random.Random(seed)  # noqa: S311  a sample, no secret
+
+    async def probe(
+        self, collection: str, drawn: Sequence[DocumentRef], count: int, documents: int, concurrency: int
+    ) -> tuple[ProbeScores, VectorChecks]:
+        """Draw sentences and ask for them.
+
+        Args:
+            collection: The generation.
+            drawn: Documents of it to take sentences from, in turn.
+            count: Sentences, at most.
+            documents: How many documents it holds.
+            concurrency: Requests in flight.
+        """
+        heads = await self._contents.heads(collection, [ref.id for ref in drawn])
+        refs = [ref for ref in drawn if ref.id in heads]
+        turns = [refs[at % len(refs)] for at in range(count)] if refs else []
+        rows, expected = await self._sample(collection, turns, heads)
+        probes = await self._probes(turns, heads, rows)
+        found = list(rows.values())
+        vectors = np.array([row["embedding"] for row in found], dtype=np.float32)
+        checks = check_vectors(expected, [row["text"] for row in found], vectors)
+        return await self._ask(collection, probes, depth_for(documents), concurrency), checks
+
+    async def _sample(
+        self, collection: str, refs: Sequence[DocumentRef], heads: Mapping[str, Head]
+    ) -> tuple[dict[str, Row], int]:
+        """Random nodes of documents, and how many there should be."""
+        keys = {self._any_node(ref.id, heads[ref.id]) for ref in refs}
+        return await self._contents.nodes(collection, sorted(keys)), len(keys)
+
+    def _any_node(self, document: str, head: Head) -> str:
+        return node_id(document, self._chance.randrange(head.total))
+
+    async def _probes(
+        self, refs: Sequence[DocumentRef], heads: Mapping[str, Head], rows: Mapping[str, Row]
+    ) -> list[Probe]:
+        texts: dict[str, list[str]] = {}
+        for row in rows.values():
+            texts.setdefault(row["document_id"], []).append(row["text"])
+        witness = self._witness
+        if witness is not None:
+            known = [ref for ref in refs if witness.knows(ref)]
+            keys = {self._any_node(ref.id, witness.heads[ref.id]) for ref in known}
+            texts = {key: said for key, said in texts.items() if key not in {ref.id for ref in known}}
+            for row in (await self._contents.nodes(witness.generation.name, sorted(keys))).values():
+                texts.setdefault(row["document_id"], []).append(row["text"])
+        probes: dict[str, Probe] = {}
+        for ref in refs:
+            said = texts.get(ref.id, [])
+            sentence = sentence_of(said.pop(), self._chance) if said else ""
+            if sentence:
+                probes.setdefault(sentence, Probe(sentence, ref.id, heads[ref.id].uri, ref.source))
+        return list(probes.values())
+
+    async def _ask(self, collection: str, probes: Sequence[Probe], depth: int, concurrency: int) -> ProbeScores:
+        questions = await ask_embedder(self._embedder, [probe.sentence for probe in probes])
+        rankings = await ask_all(
+            {str(at): question for at, question in enumerate(questions)},
+            lambda some, limit: self._contents.rank(collection, some, limit),
+            depth,
+            concurrency,
+        )
+        missed = []
+        for at, (probe, question) in enumerate(zip(probes, questions, strict=True)):
+            found = {uri for uri, _ in rankings[str(at)]}
+            if probe.uri not in found and not await self._said_by(collection, found, probe, question):
+                missed.append(probe)
+        return ProbeScores(len(probes), depth, tuple(missed))
+
+    async def _said_by(self, collection: str, uris: set[str], probe: Probe, question: Question) -> bool:
+        """Whether one of the documents that were found has the very sentence: boilerplate is in many."""
+        hits = await self._contents.search(collection, question, NODES_LOOKED_AT)
+        return any(hit.uri in uris and holds(hit.text, probe.sentence) for hit in hits)

@@ -101,6 +101,14 @@ class Contents:
         rows = await self._rows(collection, conditions, ("document_id", "text", "embedding"))
         return {row["id"]: row for row in rows}
 
+    async def texts(self, collection: str, documents: Collection[str]) -> dict[str, str]:
+        """The texts of all nodes of some documents, joined in their order, by document id."""
+        conditions = [among(part) for part in parts(sorted(documents))]
+        found: dict[str, dict[int, str]] = {}
+        for row in await self._rows(collection, conditions, ("document_id", "position", "text")):
+            found.setdefault(row["document_id"], {})[row["position"]] = row["text"]
+        return {key: " ".join(texts[at] for at in sorted(texts)) for key, texts in found.items()}
+
     async def _rows(self, collection: str, conditions: Sequence[str], fields: Sequence[str]) -> list[Row]:
         """Rows that meet one of the conditions, as the last strong read left them."""
 

@@ -65,6 +65,16 @@ def lost_probes(probes: ProbeScores, settings: GateSettings) -> Iterator[str]:
         )
 
 
+def lost_text(probes: ProbeScores, settings: GateSettings) -> Iterator[str]:
+    """Sentences that readers see today are gone from documents that have not changed."""
+    if probes.compared and 1 - len(probes.lost) / probes.compared < settings.probe_recall:
+        lost = ", ".join(probe.uri for probe in probes.lost[:NAMED])
+        yield (
+            f"{len(probes.lost)} of {probes.compared} sentences that readers see today are not in tonight's text of"
+            f" their documents, which have not changed (gate.probe_recall = {settings.probe_recall:g}): {lost}"
+        )
+
+
 def below_floor(means: Mapping[str, float], floors: Mapping[str, float]) -> Iterator[str]:
     """A metric is below what it must be at least."""
     for metric, floor in floors.items():

@@ -24,6 +24,7 @@ from nightloom.gate import (
     below_floor,
     check_removals,
     lost_probes,
+    lost_text,
     too_many_quarantined,
     worse_than_live,
     wrong_vectors,
@@ -518,7 +519,7 @@ class Night:
         if trial.vectors:
             failures += wrong_vectors(trial.vectors)
         if trial.probes:
-            failures += lost_probes(trial.probes, gate)
+            failures += [*lost_probes(trial.probes, gate), *lost_text(trial.probes, gate)]
         if trial.scores and self.golden and settings:
             names = dict(zip(settings.metrics, map(str, self.golden.metrics), strict=True))
             floors = {names[metric]: floor for metric, floor in gate.floors(names).items()}

@@ -16,6 +16,10 @@ DOCUMENTS_PER_RANK = 3
 """Of a corpus so small that its documents come up by chance, fewer: one rank for every three documents."""
 SENTENCE_CHARACTERS = (40, 400)
 """Of a sentence that tells a document from others."""
+PIECE = 6
+"""Characters of the pieces by which a sentence is looked for: there are languages without spaces."""
+LOST = 0.2
+"""Share of a sentence's pieces that a text may lack: a node can end within it."""
 UNIT = 1e-2
 """How far the length of a vector may be from 1."""
 ALIKE = 0.9999
@@ -29,13 +33,13 @@ class Probe:
     """A sentence, and the document that it is from.
 
     Attributes:
-        source: Label of the document's source.
+        seen: Whether readers see it today, in a document that has not changed since.
     """
 
     sentence: str
     document: str
     uri: str
-    source: str
+    seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,15 @@ class ProbeScores:
         asked: Probes.
         depth: Documents among which each had to find its own.
         missed: Probes that did not.
+        compared: Probes whose sentence was looked for in tonight's text of their document: readers see it today.
+        lost: Those of which the text lacks words.
     """
 
     asked: int
     depth: int
     missed: tuple[Probe, ...]
+    compared: int = 0
+    lost: tuple[Probe, ...] = ()
 
     @property
     def recall(self) -> float:
@@ -121,6 +129,13 @@ def sentence_of(text: str, chance: random.Random) -> str:
 def holds(text: str, sentence: str) -> bool:
     """Whether a text has a sentence in it, whatever its line breaks."""
     return sentence in " ".join(text.split())
+
+
+def lacks(text: str, sentence: str) -> bool:
+    """Whether a text lacks more than a little of a sentence, wherever nodes and lines begin and end."""
+    text, sentence = ("".join(part.split()) for part in (text, sentence))
+    pieces = {sentence[at : at + PIECE] for at in range(max(1, len(sentence) - PIECE + 1))}
+    return sum(piece not in text for piece in pieces) > len(pieces) * LOST
 
 
 def check_vectors(expected: int, texts: Sequence[str], vectors: Vectors) -> VectorChecks:

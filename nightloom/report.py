@@ -115,6 +115,8 @@ class ProbeCounts(ReportPart):
     recall: float = Field(description="Share that found it.")
     floor: float = Field(description="gate.probe_recall.")
     missed: list[str] = Field(description="URIs of the documents that were not found.")
+    compared: int = Field(0, description="Sentences that readers see today, looked for in tonight's text.")
+    lost: list[str] = Field(default_factory=list, description="URIs of the documents whose text lacks them.")
 
     @classmethod
     def of(cls, probes: ProbeScores, floor: float) -> Self:
@@ -127,6 +129,8 @@ class ProbeCounts(ReportPart):
             recall=probes.recall,
             floor=floor,
             missed=missed,
+            compared=probes.compared,
+            lost=[probe.uri for probe in probes.lost],
         )
 
 
@@ -289,6 +293,11 @@ def _probes(report: RunReport) -> list[str]:
     if probes.missed:
         more = f" and {len(probes.missed) - SHOWN_LOSERS} more" if len(probes.missed) > SHOWN_LOSERS else ""
         says += f" Missed: {', '.join(escape(uri) for uri in probes.missed[:SHOWN_LOSERS])}{more}."
+    if probes.lost:
+        says += (
+            f" {len(probes.lost)} of {probes.compared} sentences that readers see today are not in tonight's text:"
+            f" {', '.join(escape(uri) for uri in probes.lost[:SHOWN_LOSERS])}."
+        )
     rows = (
         f"{vectors.sampled} rows looked at: {vectors.absent} absent, {vectors.unusable} with an unusable vector,"
         f" {vectors.not_unit} not of unit length; mean similarity of different texts {vectors.alike:.2f}."

@@ -20,11 +20,14 @@ from nightloom.probes import (
     check_vectors,
     depth_for,
     holds,
+    lacks,
     sentence_of,
 )
 from nightloom.retrieval import Question, ask_all
 from nightloom.rows import Row
 
+NODES_COMPARED = 100
+"""Of a document in which a sentence is looked for, at most."""
 NODES_LOOKED_AT = 100
 """Of a probe that does not find its document, to see whether others say the very same."""
 
@@ -117,10 +120,13 @@ class Prober:
         turns = [refs[at % len(refs)] for at in range(count)] if refs else []
         rows, expected = await self._sample(collection, turns, heads)
         probes = await self._probes(turns, heads, rows)
+        compared, lost = await self._compare(collection, probes, heads)
         found = list(rows.values())
         vectors = np.array([row["embedding"] for row in found], dtype=np.float32)
         checks = check_vectors(expected, [row["text"] for row in found], vectors)
-        return await self._ask(collection, probes, depth_for(documents), concurrency), checks
+        depth = depth_for(documents)
+        missed = await self._ask(collection, probes, depth, concurrency)
+        return ProbeScores(len(probes), depth, missed, compared, lost), checks
 
     async def _sample(
         self, collection: str, refs: Sequence[DocumentRef], heads: Mapping[str, Head]
@@ -135,14 +141,14 @@ class Prober:
     async def _probes(
         self, refs: Sequence[DocumentRef], heads: Mapping[str, Head], rows: Mapping[str, Row]
     ) -> list[Probe]:
+        witness = self._witness
+        seen = {ref.id for ref in refs if witness is not None and witness.knows(ref)}
         texts: dict[str, list[str]] = {}
         for row in rows.values():
-            texts.setdefault(row["document_id"], []).append(row["text"])
-        witness = self._witness
+            if row["document_id"] not in seen:
+                texts.setdefault(row["document_id"], []).append(row["text"])
         if witness is not None:
-            known = [ref for ref in refs if witness.knows(ref)]
-            keys = {self._any_node(ref.id, witness.heads[ref.id]) for ref in known}
-            texts = {key: said for key, said in texts.items() if key not in {ref.id for ref in known}}
+            keys = {self._any_node(ref.id, witness.heads[ref.id]) for ref in refs if ref.id in seen}
             for row in (await self._contents.nodes(witness.generation.name, sorted(keys))).values():
                 texts.setdefault(row["document_id"], []).append(row["text"])
         probes: dict[str, Probe] = {}
@@ -150,10 +156,24 @@ class Prober:
             said = texts.get(ref.id, [])
             sentence = sentence_of(said.pop(), self._chance) if said else ""
             if sentence:
-                probes.setdefault(sentence, Probe(sentence, ref.id, heads[ref.id].uri, ref.source))
+                probes.setdefault(sentence, Probe(sentence, ref.id, heads[ref.id].uri, ref.id in seen))
         return list(probes.values())
 
-    async def _ask(self, collection: str, probes: Sequence[Probe], depth: int, concurrency: int) -> ProbeScores:
+    async def _compare(
+        self, collection: str, probes: Sequence[Probe], heads: Mapping[str, Head]
+    ) -> tuple[int, tuple[Probe, ...]]:
+        """Look for sentences that readers see today in tonight's text of their documents.
+
+        Returns:
+            How many were looked for, and those that are not there.
+        """
+        some = [probe for probe in probes if probe.seen and heads[probe.document].total <= NODES_COMPARED]
+        texts = await self._contents.texts(collection, {probe.document for probe in some})
+        lost = tuple(probe for probe in some if lacks(texts.get(probe.document, ""), probe.sentence))
+        return len(some), lost
+
+    async def _ask(self, collection: str, probes: Sequence[Probe], depth: int, concurrency: int) -> tuple[Probe, ...]:
+        """The probes that do not find their documents."""
         questions = await ask_embedder(self._embedder, [probe.sentence for probe in probes])
         rankings = await ask_all(
             {str(at): question for at, question in enumerate(questions)},
@@ -166,7 +186,7 @@ class Prober:
             found = {uri for uri, _ in rankings[str(at)]}
             if probe.uri not in found and not await self._said_by(collection, found, probe, question):
                 missed.append(probe)
-        return ProbeScores(len(probes), depth, tuple(missed))
+        return tuple(missed)
 
     async def _said_by(self, collection: str, uris: set[str], probe: Probe, question: Question) -> bool:
         """Whether one of the documents that were found has the very sentence: boilerplate is in many."""

@@ -1,0 +1,240 @@
+"""The gate's arithmetic: paired differences, probes, samples of rows, and what each check says."""
+
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightloom.comparison import Difference, compare, compare_means, losers
+from nightloom.corpus import GateSettings
+from nightloom.documents import DocumentRef
+from nightloom.evaluation import Scores
+from nightloom.gate import below_floor, lost_probes, lost_text, worse_than_live, wrong_vectors
+from nightloom.probes import (
+    DEPTH,
+    Probe,
+    ProbeScores,
+    check_vectors,
+    depth_for,
+    draw,
+    duplicate_rate,
+    holds,
+    lacks,
+    sentence_of,
+)
+
+UNITS = np.eye(4, dtype=np.float32)
+SCORE = st.floats(0, 1)
+
+
+def scores(values: Mapping[str, float], rankings: Mapping[str, list[str]] | None = None) -> Scores:
+    """Of one metric, by query."""
+    found = {query: [(uri, 1.0) for uri in uris] for query, uris in (rankings or {}).items()}
+    mean = sum(values.values()) / len(values) if values else 0.0
+    return Scores({"m": mean}, {query: {"m": value} for query, value in values.items()}, found, ())
+
+
+# --- comparison
+
+
+@given(st.lists(st.tuples(SCORE, SCORE), min_size=1, max_size=40))
+def test_the_difference_is_of_the_same_queries_and_lies_in_its_interval(pairs: list[tuple[float, float]]) -> None:
+    now = scores({f"q{at}": value for at, (value, _) in enumerate(pairs)} | {"only now": 1.0})
+    before = scores({f"q{at}": value for at, (_, value) in enumerate(pairs)} | {"only before": 0.0})
+    (found,) = compare(now, before)
+    assert found.candidate == pytest.approx(np.mean([value for value, _ in pairs]))
+    assert found.live == pytest.approx(np.mean([value for _, value in pairs]))
+    every = [value - old for value, old in pairs]
+    assert min(every) - 1e-9 <= found.low <= found.high <= max(every) + 1e-9
+    assert compare(now, before) == [found], "the same scores give the same interval"
+
+
+def test_the_interval_covers_what_chance_would_do() -> None:
+    chance = np.random.default_rng(3)
+    inside = 0
+    for _ in range(100):
+        values = chance.normal(0.1, 0.3, 60)
+        (found,) = compare(
+            scores({str(at): float(value) for at, value in enumerate(values)}),
+            scores(dict.fromkeys(map(str, range(60)), 0)),
+        )
+        inside += found.low <= 0.1 <= found.high
+    assert 85 <= inside <= 100
+
+
+def test_without_a_common_query_nothing_differs() -> None:
+    assert compare(scores({"a": 1}), scores({"b": 0})) == [Difference("m", 0, 0, 0, 0)]
+
+
+def test_means_that_were_kept_are_compared_where_nothing_else_is_left() -> None:
+    assert compare_means(scores({"a": 0.5}), {"m": 0.75, "other": 1}) == [
+        Difference("m", 0.5, 0.75, -0.25, -0.25, paired=False)
+    ]
+    assert compare_means(scores({"a": 0.5}), {"other": 1}) == []
+
+
+def test_queries_that_got_worse_are_named_worst_first_with_what_they_found() -> None:
+    now = scores({"a": 0.5, "b": 0.0, "c": 1.0, "new": 0.0}, {"b": ["y", "x"]})
+    before = scores({"a": 0.75, "b": 1.0, "c": 0.5, "old": 1.0}, {"b": ["x", "y", "z", "w"]})
+    worst, other = losers(now, before, "m")
+    assert (worst.query, worst.before, worst.now) == ("b", 1.0, 0.0)
+    assert (worst.found_before, worst.found_now) == (("x", "y", "z"), ("y", "x"))
+    assert other.query == "a"
+
+
+# --- probes
+
+
+def ref(uri: str, source: str) -> DocumentRef:
+    return DocumentRef(uri, uri, source, "", None, 0)
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 200), min_size=1), st.integers(1, 60))
+def test_every_source_has_its_share_of_the_sample(sizes: dict[str, int], count: int) -> None:
+    documents = [ref(f"{source}/{at}", source) for source, size in sizes.items() for at in range(size)]
+    drawn = draw(documents, count, "a night")
+    assert len({one.uri for one in drawn}) == len(drawn)
+    for source, size in sizes.items():
+        share = count * size / sum(sizes.values())
+        got = sum(one.source == source for one in drawn)
+        assert min(size, max(1, int(share))) <= got <= max(1, share + 1)
+    assert draw(documents, count, "a night") == drawn
+    assert draw(documents, 0, "a night") == []
+
+
+def test_another_night_draws_others() -> None:
+    documents = [ref(str(at), "s") for at in range(1_000)]
+    assert draw(documents, 20, "one") != draw(documents, 20, "two")
+
+
+def test_in_a_small_corpus_a_probe_must_find_its_document_sooner() -> None:
+    assert [depth_for(count) for count in (1, 5, 9, 29, 30, 10**6)] == [1, 1, 3, 9, DEPTH, DEPTH]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Short. Also short! 1234567890 1234567890 1234567890 1234567890 1234567890.", {""}),
+        (
+            "No. The tides of the sea follow the moon\nround the earth all night. A knight moves in an L, and may jump, too.",
+            {
+                "The tides of the sea follow the moon round the earth all night.",
+                "A knight moves in an L, and may jump, too.",
+            },
+        ),
+        ("这是一个足够长的句子" * 5 + "。 " + "很短。", {"这是一个足够长的句子" * 5 + "。"}),
+        ("", {""}),
+    ],
+)
+def test_a_sentence_says_something(text: str, expected: set[str]) -> None:
+    found = {sentence_of(text, random.Random(seed)) for seed in range(30)}
+    assert found == expected
+    assert all(holds(text, sentence) for sentence in found)
+
+
+def test_a_text_without_an_end_gives_a_sentence_that_it_holds() -> None:
+    text = "word " * 5_000
+    sentence = sentence_of(text, random.Random(0))
+    assert 0 < len(sentence) <= 400
+    assert holds(text, sentence)
+    assert not holds("another text", sentence)
+
+
+def test_recall_is_the_share_that_was_found() -> None:
+    missed = Probe("s", "d", "uri of it")
+    assert ProbeScores(10, 10, (missed,)).recall == pytest.approx(0.9)
+    assert ProbeScores(0, 10, ()).recall == 1
+    settings = GateSettings(probe_recall=0.9)
+    assert [*lost_probes(ProbeScores(10, 10, (missed,)), settings)] == []
+    (says,) = lost_probes(ProbeScores(10, 10, (missed,) * 2), settings)
+    assert "2 of 10 probes" in says
+    assert "recall 0.80, and gate.probe_recall = 0.9" in says
+    assert "uri of it" in says
+
+
+def test_text_that_is_lost_is_named_and_what_ends_within_a_word_is_not() -> None:
+    sentence = "The tides of the sea follow the moon round the earth all night."
+    assert not lacks(f"before {sentence} after", sentence)
+    assert not lacks("The tides of the sea fol low the moon round the earth all night.", sentence)
+    assert lacks("The tides of the sea follow", sentence)
+    assert lacks("", sentence)
+    lost = Probe(sentence, "d", "uri of it", seen=True)
+    settings = GateSettings(probe_recall=0.9)
+    assert [*lost_text(ProbeScores(10, 10, (), 0, ()), settings)] == []
+    assert [*lost_text(ProbeScores(20, 10, (), 10, (lost,)), settings)] == []
+    (says,) = lost_text(ProbeScores(20, 10, (), 10, (lost,) * 2), settings)
+    assert says.startswith("2 of 10 sentences that readers see today are not in tonight's text")
+    assert says.endswith("uri of it")
+
+
+# --- rows
+
+
+def test_a_healthy_sample_has_nothing_to_say() -> None:
+    checks = check_vectors(4, list("abcd"), UNITS)
+    assert (checks.sampled, checks.absent, checks.unusable, checks.not_unit) == (4, 0, 0, 0)
+    assert checks.alike == pytest.approx(0)
+    assert [*wrong_vectors(checks)] == []
+
+
+@pytest.mark.parametrize(
+    ("vectors", "says"),
+    [
+        (UNITS * [[1], [0], [1], [0]], "2 of 4 rows that were looked at have a vector that is zero or not finite"),
+        (UNITS * [[1], [np.nan], [1], [1]], "1 of 4 rows that were looked at have a vector that is zero or not finite"),
+        (UNITS * [[1], [1.2], [1], [0.5]], "2 of 4 rows that were looked at have a vector that is not of unit length"),
+        (np.full((4, 4), 0.5), "one and the same (mean similarity 1.00000)"),
+        (UNITS[:3], "1 of 4 rows that were looked at are not there"),
+    ],
+)
+def test_what_is_wrong_with_a_sample_is_said(vectors: np.ndarray, says: str) -> None:
+    (found,) = wrong_vectors(check_vectors(4, list("abcd")[: len(vectors)], vectors.astype(np.float32)))
+    assert says in found
+
+
+def test_the_same_text_may_have_the_same_vector() -> None:
+    assert check_vectors(3, ["a", "a", "a"], np.repeat(UNITS[:1], 3, axis=0)).alike == 0
+    assert [*wrong_vectors(check_vectors(0, [], np.zeros((0,), dtype=np.float32)))] == []
+
+
+def test_the_similarity_is_the_mean_over_all_pairs() -> None:
+    vectors = np.random.default_rng(1).standard_normal((7, 5))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = [vectors[a] @ vectors[b] for a in range(7) for b in range(a)]
+    assert check_vectors(7, list("abcdefg"), vectors.astype(np.float32)).alike == pytest.approx(
+        np.mean(pairs), abs=1e-6
+    )
+
+
+def test_documents_that_repeat_another_are_a_share() -> None:
+    assert duplicate_rate(["a", "b", "a", "a"]) == 0.5
+    assert duplicate_rate([]) == 0
+
+
+# --- scores
+
+
+def test_floors_and_tolerances_are_one_number_or_a_table() -> None:
+    assert GateSettings(floor=0.5).floors(["a", "b"]) == {"a": 0.5, "b": 0.5}
+    assert GateSettings(floor={"a": 0.5}).floors(["a", "b"]) == {"a": 0.5}
+    assert GateSettings().floors(["a"]) == {}
+    assert GateSettings().tolerances(["a"]) == {"a": 0.02}
+    assert GateSettings(tolerance={"b": 0.1}).tolerances(["a", "b"]) == {"a": 0.02, "b": 0.1}
+
+
+def test_a_metric_below_its_floor_is_named() -> None:
+    assert [*below_floor({"a": 0.5, "b": 0.1}, {"a": 0.5})] == []
+    (says,) = below_floor({"a": 0.4999, "b": 0.1}, {"a": 0.5})
+    assert says == "a is 0.4999, and gate.floor asks for 0.5 at least"
+
+
+def test_a_metric_that_fell_too_far_is_named_with_its_interval_and_its_queries() -> None:
+    now, before = scores({"a": 0.5, "b": 0.5}), scores({"a": 0.6, "b": 0.5})
+    assert [*worse_than_live(compare(now, before), {"m": 0.0501}, losers(now, before, "m"))] == []
+    (says,) = worse_than_live(compare(now, before), {"m": 0.04}, losers(now, before, "m"))
+    assert says.startswith("m is 0.5000, 0.0500 below the live generation's 0.5500 (95 % interval -0.1000 to +0.0000)")
+    assert says.endswith("gate.tolerance allows 0.04; the queries that lost most: 'a'")
+    assert [*worse_than_live(compare(before, now), {"m": 0}, [])] == []

@@ -284,10 +284,11 @@ def _other_golden(corpus: Corpus, queries: Path | None, qrels: Path | None) -> E
     if queries is None and qrels is None:
         return None
     base = corpus.evaluation
-    files = {"queries": queries or (base and base.queries), "qrels": qrels or (base and base.qrels)}
-    if None in files.values():
+    if base:
+        return base.model_copy(update={"queries": queries or base.queries, "qrels": qrels or base.qrels})
+    if queries is None or qrels is None:
         raise CorpusFileError("give --queries and --qrels together: the corpus file has no [evaluation]")
-    return base.model_copy(update=files) if base else EvaluationSettings.model_validate(files)
+    return EvaluationSettings(queries=queries, qrels=qrels)
 
 
 def _answer(

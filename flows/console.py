@@ -107,19 +107,25 @@ def evaluate(
     queries: Annotated[Path | None, typer.Option(help="Queries instead of the corpus file's.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements instead of the corpus file's.")] = None,
     trec_run: Annotated[Path | None, typer.Option("--trec-run", help="Write the rankings there, as TREC does.")] = None,
+    trec_qrels: Annotated[Path | None, typer.Option("--trec-qrels", help="Write the judgements that fit it.")] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from-run", help="Score this TREC run of any system, and ask no index.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask golden queries of the live index: each metric as a mean and per query."""
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
-    from nightloom.trec import write_trec_run  # noqa: PLC0415
+    from nightloom.trec import write_trec_qrels, write_trec_run  # noqa: PLC0415
 
     judged, scores = _answer(
         corpus,
-        lambda loaded, token: live.evaluate_live(loaded, token, _other_golden(loaded, queries, qrels)),
+        lambda loaded, token: live.evaluate_live(loaded, token, _other_golden(loaded, queries, qrels), from_run),
         as_json=as_json,
     )
     if trec_run:
         write_trec_run(trec_run, scores.rankings, judged.names, tag="nightloom")
+    if trec_qrels:
+        write_trec_qrels(trec_qrels, judged.qrels, judged.names)
     if as_json:
         print(  # noqa: T201
             json.dumps(
@@ -130,6 +136,7 @@ def evaluate(
                     "per_query": scores.per_query,
                     "set_aside": list(scores.set_aside),
                     "trec_run": str(trec_run) if trec_run else None,
+                    "trec_qrels": str(trec_qrels) if trec_qrels else None,
                 }
             )
         )

@@ -72,7 +72,7 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     commented = "\n".join(
         re.sub(r"^# (?=\[(index|evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
-        if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block)\b)", line)
+        if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split)\b)", line)
     )
     examples = r"^(header_env|metadata_fields|delimiter|options|options_env|sitemap|csv|parquet|store|git) = .*"
     commented = re.sub(examples, "", commented, flags=re.MULTILINE)

@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+queries_app = typer.Typer(help="Golden queries: what the index must find.", no_args_is_help=True)
+app.add_typer(queries_app, name="queries")
 CorpusFile = Annotated[Path, typer.Argument(metavar="CORPUS.toml", help="The corpus file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
@@ -261,6 +263,41 @@ def drop(
         print(json.dumps({"dropped": name}))  # noqa: T201
     else:
         out.print(f"{name} is gone", highlight=False)
+
+
+@queries_app.command("suggest")
+def suggest_queries(
+    corpus: CorpusFile,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="Queries at most.")] = 50,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for queries.jsonl and qrels.tsv. Default: NAME-queries beside the file."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a draft of golden queries of what is live, for you to edit: keep, reword and judge them."""
+    from nightloom.suggest import suggest  # noqa: PLC0415  LlamaIndex takes seconds to import
+
+    beside = corpus.resolve().parent
+    folder = out_folder.resolve() if out_folder else beside / f"{corpus.stem}-queries"
+    made = _answer(
+        corpus,
+        lambda loaded, token: suggest(loaded, token, folder, count=count, seed=seed, overwrite=force),
+        as_json=as_json,
+    )
+    files = {"queries": str(made.queries), "qrels": str(made.qrels)}
+    if as_json:
+        print(json.dumps(files | {"count": len(made.suggestions), "note": made.note}))  # noqa: T201
+        return
+    out.print(Text(f"{len(made.suggestions)} draft queries in {folder}"))
+    if made.note:
+        err.print(Text(plain(made.note), style="yellow"))
+    lines = [f"{key} = {json.dumps(os.path.relpath(file, beside))}" for key, file in files.items()]
+    out.print("Make them yours: write each as your readers would ask it, strike out those that nobody would ask, and")
+    out.print("judge other documents that answer them. Then put this into the corpus file, and run a night:\n")
+    out.print(Text("\n".join(["[evaluation]", *lines])), soft_wrap=True)
 
 
 @app.command()

@@ -17,6 +17,11 @@ LETTERS = 0.7
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")  # noqa: RUF001  the ends of sentences in Chinese and Japanese
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _ENDS = tuple(".!?。！？")  # noqa: RUF001  likewise
+_LEANING = re.compile(
+    r"(this|that|these|those|it|its|they|such|in such|see|note|here|he|she|but|also|thus|however|otherwise)\b",
+    re.IGNORECASE,
+)
+"""How a sentence begins that says little without the one before it."""
 
 Kind = Literal["heading", "title", "sentence", "question"]
 
@@ -90,7 +95,8 @@ def _sentences(text: str) -> Iterator[str]:
     for paragraph in _PARAGRAPH_END.split(text):
         for sentence in map(_squeezed, _SENTENCE_END.split(paragraph)):
             # One that begins small, or never ends, was cut by the splitter or is none.
-            if sentence.endswith(_ENDS) and not sentence[0].islower() and _fits(sentence, SENTENCE_CHARACTERS):
+            whole = sentence.endswith(_ENDS) and sentence[0].isalnum() and not sentence[0].islower()
+            if whole and _fits(sentence, SENTENCE_CHARACTERS) and not _LEANING.match(sentence):
                 yield sentence
 
 

@@ -60,6 +60,8 @@ def test_a_query_is_a_heading_a_title_or_a_whole_sentence(passages: list[Passage
         "Short one.",
         "It goes on and on without an end and then it is cut in the mid",
         "the rest of a sentence that was cut at its beginning.",
+        "This method is a sentence that leans on the one before it.",
+        "* An entry of a list, which is no sentence of its own.",
         "0x1f 0x2a 0x3b 0x4c 0x5d 0x6e 0x7f 0x8a 0x9b 0xac.",
         f"It is {'very ' * 60}long.",
     ],
@@ -86,7 +88,7 @@ def test_what_several_documents_say_is_left_out() -> None:
 
 
 def test_every_document_has_one_query_before_any_has_two_and_headings_come_first() -> None:
-    sentences = " ".join(f"This is the sentence of the letter {letter} in all its length." for letter in "abcdefgh")
+    sentences = " ".join(f"Every sentence of the letter {letter} is told in all its length." for letter in "abcdefgh")
     many = document("a", sentences, title="The one with the title")
     found = suggestions([many, document("b", TIDES)], 10, 0)
     assert [one.passage.uri for one in found] == ["a", "b", *["a"] * (MAX_PER_DOCUMENT - 1)]

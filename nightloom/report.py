@@ -78,6 +78,18 @@ class RunReport(ReportPart):
     warnings: list[str] = Field(default_factory=list, description="What did not stop the night, and wants a look.")
 
 
+class NightRecord(ReportPart):
+    """One night in the history of an index, as the charts show it."""
+
+    started: datetime = Field(description="UTC.")
+    outcome: Outcome
+    generation: str | None = None
+    scores: dict[str, float] = Field(default_factory=dict, description="Mean by metric; without those not computed.")
+    nodes: int = Field(0, description="In the generation.")
+    embedded: int = Field(0, description="Nodes embedded that night.")
+    seconds: float = Field(0, description="The whole night.")
+
+
 def escape(text: str) -> str:
     """Text of a corpus, safe in Markdown and HTML: shown as it is, never markup, never a control character."""
     return _MARKDOWN.sub(r"\\\1", html.escape(_CONTROL.sub("\ufffd", text.replace("\n", " ")), quote=False))

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from nightloom.errors import Outcome
+from nightloom.page import to_html
 
 SHOWN_QUARANTINED = 50
 
@@ -65,7 +66,7 @@ class RunReport(ReportPart):
     generation: str | None = Field(None, description="The collection that the report is about.")
     fingerprint: str | None = Field(None, description="What makes its embeddings comparable; sha256, hex.")
     started: datetime = Field(description="UTC.")
-    file: str | None = Field(None, description="Where the report lies as Markdown; as JSON, beside it.")
+    file: str | None = Field(None, description="Where the report lies as Markdown; as JSON and HTML, beside it.")
     documents: DocumentCounts = Field(default_factory=DocumentCounts)
     nodes: NodeCounts = Field(default_factory=NodeCounts)
     truncated_tokens: int = Field(0, description="Tokens of nodes that the embedder did not read; 0 when all is well.")
@@ -164,9 +165,11 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def save_report(report: RunReport, folder: Path) -> None:
-    """Write the report as Markdown, and as JSON beside it; the report then says where."""
+    """Write the report as Markdown, and as JSON and HTML beside it; the report then says where."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{report.corpus}_{report.started.astimezone(UTC).strftime('%Y%m%dt%H%M%Sz')}.md"
     report.file = str(file)
-    file.write_text(to_markdown(report), encoding="utf-8")
+    markdown = to_markdown(report)
+    file.write_text(markdown, encoding="utf-8")
+    file.with_suffix(".html").write_text(to_html(markdown, f"{report.corpus}: {report.outcome}"), encoding="utf-8")
     file.with_suffix(".json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -186,9 +186,9 @@ def test_judgements_and_rankings_come_back_from_trec_files_with_the_same_scores(
 
 
 def test_a_run_is_ordered_as_trec_eval_orders_it_whatever_its_ranks_say(tmp_path: Path) -> None:
-    lines = ("q Q0 low 1 0.5 x", "q Q0 a 2 0.7 x", "q Q0 b 3 7e-1 x", "q Q0 top 9 1 x", "q Q0 c 4 0.70000000001 x")
+    lines = ("q Q0 low 1 0.5 x", "q Q0 a 2 0.7 x", "q Q0 b 3 7e-1 x", "q Q0 top 9 1 x", "q Q0 0 4 0.70000000001 x")
     (found,) = read_trec_run(written(tmp_path, "\n".join(lines))).values()
-    assert [name for name, _ in found] == ["top", "c", "b", "a", "low"]
+    assert [name for name, _ in found] == ["top", "b", "a", "0", "low"]
 
 
 def test_queries_that_a_run_lacks_score_zero_and_those_that_nobody_judges_count_for_nothing(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ HOSTILE = [
     "<https://example.com>",
     "[x]: https://example.com\n\n[x]",
     "![x](data:text/html;base64,PHNjcmlwdD4=)",
+    "[x](data:image/svg+xml;base64,PHN2Zz4=)",
     "</style><style>*{display:none}</style>",
     "a | b",
     "</title><script>alert(1)</script>",

@@ -50,8 +50,9 @@ def scores_chart(nights: Sequence[NightRecord]) -> str:
     chart = _chart("Scores (large dots: not promoted)" if unseen else "Scores", shown, len(metrics))
     values = [value for night in shown for value in night.scores.values()]
     if values:
-        lowest = math.floor(min(values) / SCORE_STEP) * SCORE_STEP
-        chart.range = (lowest, max(math.ceil(max(values) / SCORE_STEP) * SCORE_STEP, lowest + SCORE_STEP))
+        upper = max(math.ceil(max(values) / SCORE_STEP), 1)
+        lower = min(math.floor(min(values) / SCORE_STEP), upper - 1)
+        chart.range = (lower * SCORE_STEP, upper * SCORE_STEP)
     chart.value_formatter = "{:.2f}".format
     for metric in metrics:
         chart.add(metric, [_point(night, night.scores.get(metric)) for night in shown])

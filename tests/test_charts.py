@@ -69,7 +69,10 @@ def test_the_scale_of_scores_leaves_room_for_small_changes() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 def test_a_score_that_never_changes_is_drawn(value: float) -> None:
-    assert len(dots(scores_chart([record(day, {"R@10": value}) for day in range(3)]))) == 3
+    found = scores_chart([record(day, {"R@10": value}) for day in range(3)])
+    assert len(dots(found)) == 3
+    scale = [float(word) for word in words(found) if re.fullmatch(r"-?\d\.\d\d", word)]
+    assert 0 <= min(scale) <= value <= max(scale) <= 1
 
 
 def test_a_night_that_was_held_stands_out() -> None:

@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+queries_app = typer.Typer(help="Golden queries: what the index must find.", no_args_is_help=True)
+app.add_typer(queries_app, name="queries")
 CorpusFile = Annotated[Path, typer.Argument(metavar="CORPUS.toml", help="The corpus file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
@@ -107,19 +109,25 @@ def evaluate(
     queries: Annotated[Path | None, typer.Option(help="Queries instead of the corpus file's.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements instead of the corpus file's.")] = None,
     trec_run: Annotated[Path | None, typer.Option("--trec-run", help="Write the rankings there, as TREC does.")] = None,
+    trec_qrels: Annotated[Path | None, typer.Option("--trec-qrels", help="Write the judgements that fit it.")] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from-run", help="Score this TREC run of any system, and ask no index.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask golden queries of the live index: each metric as a mean and per query."""
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
-    from nightloom.trec import write_trec_run  # noqa: PLC0415
+    from nightloom.trec import write_trec_qrels, write_trec_run  # noqa: PLC0415
 
     judged, scores = _answer(
         corpus,
-        lambda loaded, token: live.evaluate_live(loaded, token, _other_golden(loaded, queries, qrels)),
+        lambda loaded, token: live.evaluate_live(loaded, token, _other_golden(loaded, queries, qrels), from_run),
         as_json=as_json,
     )
     if trec_run:
         write_trec_run(trec_run, scores.rankings, judged.names, tag="nightloom")
+    if trec_qrels:
+        write_trec_qrels(trec_qrels, judged.qrels, judged.names)
     if as_json:
         print(  # noqa: T201
             json.dumps(
@@ -130,6 +138,7 @@ def evaluate(
                     "per_query": scores.per_query,
                     "set_aside": list(scores.set_aside),
                     "trec_run": str(trec_run) if trec_run else None,
+                    "trec_qrels": str(trec_qrels) if trec_qrels else None,
                 }
             )
         )
@@ -287,6 +296,41 @@ def drop(
         out.print(f"{name} is gone", highlight=False)
 
 
+@queries_app.command("suggest")
+def suggest_queries(
+    corpus: CorpusFile,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="Queries at most.")] = 50,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for queries.jsonl and qrels.tsv. Default: NAME-queries beside the file."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a draft of golden queries of what is live, for you to edit: keep, reword and judge them."""
+    from nightloom.suggest import suggest  # noqa: PLC0415  LlamaIndex takes seconds to import
+
+    beside = corpus.resolve().parent
+    folder = out_folder.resolve() if out_folder else beside / f"{corpus.stem}-queries"
+    made = _answer(
+        corpus,
+        lambda loaded, token: suggest(loaded, token, folder, count=count, seed=seed, overwrite=force),
+        as_json=as_json,
+    )
+    files = {"queries": str(made.queries), "qrels": str(made.qrels)}
+    if as_json:
+        print(json.dumps(files | {"count": len(made.suggestions), "note": made.note}))  # noqa: T201
+        return
+    out.print(Text(f"{len(made.suggestions)} draft queries in {folder}"))
+    if made.note:
+        err.print(Text(plain(made.note), style="yellow"))
+    lines = [f"{key} = {json.dumps(os.path.relpath(file, beside))}" for key, file in files.items()]
+    out.print("Make them yours: write each as your readers would ask it, strike out those that nobody would ask, and")
+    out.print("judge other documents that answer them. Then put this into the corpus file, and run a night:\n")
+    out.print(Text("\n".join(["[evaluation]", *lines])), soft_wrap=True)
+
+
 @app.command()
 def check(corpus: CorpusFile) -> None:
     """Check the file, the sources, the embedder, Milvus and Prefect: one line each, and what to do where one fails."""
@@ -315,10 +359,11 @@ def _other_golden(corpus: Corpus, queries: Path | None, qrels: Path | None) -> E
     if queries is None and qrels is None:
         return None
     base = corpus.evaluation
-    files = {"queries": queries or (base and base.queries), "qrels": qrels or (base and base.qrels)}
-    if None in files.values():
+    if base:
+        return base.model_copy(update={"queries": queries or base.queries, "qrels": qrels or base.qrels})
+    if queries is None or qrels is None:
         raise CorpusFileError("give --queries and --qrels together: the corpus file has no [evaluation]")
-    return base.model_copy(update=files) if base else EvaluationSettings.model_validate(files)
+    return EvaluationSettings(queries=queries, qrels=qrels)
 
 
 def _answer(

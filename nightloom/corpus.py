@@ -375,15 +375,46 @@ class IndexSettings(Section):
 class EvaluationSettings(Section):
     """Golden queries: what the index must find."""
 
-    queries: Path = Field(title="Queries", description='JSONL in BEIR layout: {"_id", "text"} a line.')
-    qrels: Path = Field(
+    queries: Path | None = Field(
+        None, title="Queries", description='JSONL in BEIR layout ({"_id", "text"} a line), TSV, or TREC topics.'
+    )
+    qrels: Path | None = Field(
+        None,
         title="Judgements",
-        description="TSV: query-id, corpus-id, score; corpus-id is a document's URI or its id in its source.",
+        description="TSV: query-id, corpus-id, score; or TREC qrels. corpus-id is a document's URI or its id in its"
+        " source.",
+    )
+    folder: Path | None = Field(
+        None,
+        title="BEIR folder",
+        description="Has queries.jsonl and qrels/SPLIT.tsv, for those of queries and qrels that are not given.",
+    )
+    split: str = Field(
+        "test", pattern=r"^[^/\\\x00-\x1f]+$", title="Split", description="Which qrels of a BEIR folder."
     )
     metrics: tuple[str, ...] = Field(
         ("nDCG@10", "R@10", "RR@10"), min_length=1, title="Metrics", description="As ir-measures names them."
     )
     concurrency: int = Field(16, ge=1, le=256, title="Concurrency", description="Queries in flight.")
+
+    @model_validator(mode="after")
+    def _has_both_files(self) -> Self:
+        missing = " and ".join(key for key in ("queries", "qrels") if getattr(self, key) is None)
+        if missing and self.folder is None:
+            raise ValueError(f"give queries and qrels, or the folder of a BEIR collection; {missing} is missing")
+        if self.folder is None and "split" in self.model_fields_set:
+            raise ValueError("split is for folder; remove it, or give folder")
+        return self
+
+    @property
+    def queries_file(self) -> Path:
+        """The file that holds the queries."""
+        return self.queries or (self.folder or Path()) / "queries.jsonl"
+
+    @property
+    def qrels_file(self) -> Path:
+        """The file that holds the judgements."""
+        return self.qrels or (self.folder or Path()) / "qrels" / f"{self.split}.tsv"
 
 
 class GateSettings(Section):
@@ -673,7 +704,7 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
     if corpus.milvus.is_lite:
         updates["milvus"] = corpus.milvus.model_copy(update={"uri": str(absolute(Path(corpus.milvus.uri)))})
     if corpus.evaluation:
-        files = {key: absolute(getattr(corpus.evaluation, key)) for key in ("queries", "qrels")}
+        files = {key: absolute(getattr(corpus.evaluation, key)) for key in ("queries", "qrels", "folder")}
         updates["evaluation"] = corpus.evaluation.model_copy(update=files)
     model = corpus.embedder.model
     if model.startswith((".", "/", "~")) or (base / model).is_dir():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ir_measures
@@ -9,6 +10,7 @@ import ir_measures
 from nightloom.errors import EvaluationInputError
 from nightloom.golden import GoldenQueries
 from nightloom.retrieval import Ranking
+from nightloom.trec import one_word, read_trec_run
 
 NAMED = 5
 
@@ -93,7 +95,9 @@ def _uris_by_name(items: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]
     pairs = list(items)
     for uri, item in pairs:
         found[item] = (*found.get(item, ()), uri)
-    return found | {uri: (uri,) for uri, _ in pairs}
+    found |= {uri: (uri,) for uri, _ in pairs}
+    as_trec_has_them = {one_word(name): uris for name, uris in found.items() if len(name.split()) > 1}
+    return as_trec_has_them | found
 
 
 def score(judged: Judged, rankings: Mapping[str, Ranking]) -> Scores:
@@ -115,3 +119,34 @@ def score(judged: Judged, rankings: Mapping[str, Ranking]) -> Scores:
         for name in names
     }
     return Scores(means, per_query, rankings, judged.set_aside)
+
+
+def score_run(golden: GoldenQueries, file: Path) -> tuple[Judged, Scores]:
+    """Score the rankings of any system, in which documents bear the names that the judgements give them.
+
+    A query that the run does not answer scores zero; one that is not judged counts for nothing.
+
+    Args:
+        golden: Queries and judgements; every judged document counts as one that can be found.
+        file: A run in TREC's format.
+
+    Raises:
+        EvaluationInputError: The run cannot be read, or has no judged query, or no judged document.
+    """
+    documents = {judgement.document for judgement in golden.judgements}
+    judged = judge(golden, {(name, name) for name in documents}, gone_is_error=True)
+    queries = [key for key in golden.texts if key not in judged.set_aside]
+    document_of = {one_word(name): name for name in documents}
+    query_of = {one_word(key): key for key in queries}
+    rankings = {
+        query_of[query]: [(document_of.get(word, word), similarity) for word, similarity in ranking]
+        for query, ranking in read_trec_run(file).items()
+        if query in query_of
+    }
+    if not rankings:
+        raise EvaluationInputError(f"{file}: answers none of the queries that {golden.qrels_file} judges")
+    if documents.isdisjoint(uri for ranking in rankings.values() for uri, _ in ranking):
+        raise EvaluationInputError(
+            f"{file}: names none of the documents that {golden.qrels_file} judges; both must call a document the same"
+        )
+    return judged, score(judged, rankings)

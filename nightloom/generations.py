@@ -19,6 +19,7 @@ OVERRULED = f"{PROPERTY}overruled"
 EMBEDDER = f"{PROPERTY}embedder"
 EVALUATION = f"{PROPERTY}evaluation"
 SCORES = f"{PROPERTY}scores"
+HISTORY = f"{PROPERTY}history"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Generation:
         embedder: What its questions are embedded with, as JSON: identity, and the keys of [embedder].
         evaluation: sha256 of the queries, qrels and metrics that `scores` come from; "" when never evaluated.
         scores: Value by metric.
+        history: The nights up to this one and since, as JSON: see `nightloom.history`.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Generation:
     embedder: str = ""
     evaluation: str = ""
     scores: tuple[tuple[str, float], ...] = ()
+    history: str = ""
 
 
 def new_name(alias: str, fingerprint: str, existing: Iterable[Generation], now: datetime) -> tuple[str, datetime]:

@@ -1,10 +1,9 @@
-"""Golden queries: reading queries, judgements and metrics, each mistake named with its file and line."""
+"""Golden queries: queries, judgements and metrics, checked against each other."""
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,10 @@ import ir_measures
 
 from nightloom.corpus import EvaluationSettings
 from nightloom.errors import EvaluationInputError
+from nightloom.golden_files import Judgement, read_qrels, read_queries
 
 DEFAULT_DEPTH = 100
 """Documents ranked for a metric that names no cutoff."""
-QRELS_COLUMNS = 3
-QRELS_HEADER = ("query-id", "corpus-id", "score")
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """One line of the qrels: how relevant a document is to a query; document as the file names it."""
-
-    query: str
-    document: str
-    relevance: int
-    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +26,7 @@ class GoldenQueries:
         unjudged: Queries without a judgement; they are not asked.
         metrics: As ir-measures parsed them.
         content: sha256 over queries, qrels and metrics.
+        answers: Reference answer by query id, of those judged queries that have one.
     """
 
     texts: Mapping[str, str]
@@ -46,6 +35,7 @@ class GoldenQueries:
     metrics: tuple[Any, ...]
     content: str
     qrels_file: Path
+    answers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -61,77 +51,42 @@ def load_golden(settings: EvaluationSettings) -> GoldenQueries:
         EvaluationInputError: Names file and line: missing, malformed, a judgement of an unknown query, or a metric
             that ir-measures does not know.
     """
-    queries = _read_queries(settings.queries)
-    judgements = _read_qrels(settings.qrels)
+    queries = read_queries(settings.queries_file)
+    _check_split(settings)
+    judgements = read_qrels(settings.qrels_file)
     for judgement in judgements:
         if judgement.query not in queries:
             raise EvaluationInputError(
-                f"{settings.qrels}: line {judgement.line}: query {judgement.query!r} is not in {settings.queries};"
-                " add it there, or remove the line"
+                f"{settings.qrels_file}: line {judgement.line}: query {judgement.query!r} is not in"
+                f" {settings.queries_file}; add it there, or remove the line"
             )
     judged = {judgement.query for judgement in judgements}
     return GoldenQueries(
-        texts={key: text for key, text in queries.items() if key in judged},
+        texts={key: query.text for key, query in queries.items() if key in judged},
         unjudged=len(queries) - len(judged),
         judgements=judgements,
         metrics=tuple(_parse_metric(name) for name in settings.metrics),
         content=_content(settings),
-        qrels_file=settings.qrels,
+        qrels_file=settings.qrels_file,
+        answers={key: query.answer for key, query in queries.items() if query.answer and key in judged},
     )
+
+
+def _check_split(settings: EvaluationSettings) -> None:
+    """Name the splits that a BEIR folder has, where it lacks the one that is asked for."""
+    file = settings.qrels_file
+    if settings.qrels is None and not file.exists():
+        found = ", ".join(sorted(other.stem for other in file.parent.glob("*.tsv"))) or "none"
+        raise EvaluationInputError(
+            f"{file}: there is no such file: evaluation.split = {settings.split!r}, and the splits there are: {found}"
+        )
 
 
 def _content(settings: EvaluationSettings) -> str:
     digest = hashlib.sha256(json.dumps(settings.metrics).encode())
-    for file in (settings.queries, settings.qrels):
+    for file in (settings.queries_file, settings.qrels_file):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _read_lines(file: Path) -> list[str]:
-    try:
-        # Not splitlines(): a query may hold any of the other characters that it takes for line ends.
-        return file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise EvaluationInputError(f"{file}: cannot be read: {reason}; see [evaluation] in the corpus file") from None
-
-
-def _read_queries(file: Path) -> dict[str, str]:
-    queries: dict[str, str] = {}
-    for number, line in enumerate(_read_lines(file), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            key, text = str(row["_id"]), row["text"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise EvaluationInputError(
-                f'{file}: line {number}: not a query; one looks like {{"_id": "1", "text": "what is ..."}}'
-            ) from None
-        if not isinstance(text, str) or not text.strip():
-            raise EvaluationInputError(f"{file}: line {number}: query {key!r} has no text")
-        if key in queries:
-            raise EvaluationInputError(f"{file}: line {number}: query {key!r} is there twice")
-        queries[key] = text
-    if not queries:
-        raise EvaluationInputError(f"{file}: holds no query")
-    return queries
-
-
-def _read_qrels(file: Path) -> tuple[Judgement, ...]:
-    judgements = []
-    for number, line in enumerate(_read_lines(file), 1):
-        columns = tuple(line.rstrip("\r").split("\t"))
-        if not line.strip() or (number == 1 and columns == QRELS_HEADER):
-            continue
-        if len(columns) != QRELS_COLUMNS or not re.fullmatch("-?[0-9]+", columns[2].strip()):
-            raise EvaluationInputError(
-                f"{file}: line {number}: not three columns (query-id, corpus-id, whole score) with tabs between"
-            )
-        judgements.append(Judgement(columns[0], columns[1], int(columns[2]), number))
-    if not judgements:
-        raise EvaluationInputError(f"{file}: holds no judgement")
-    return tuple(judgements)
 
 
 def _parse_metric(name: str) -> Any:

@@ -16,6 +16,7 @@ from nightloom.generations import (
     EMBEDDER,
     EVALUATION,
     HELD,
+    HISTORY,
     OVERRULED,
     PROMOTED,
     PROOF,
@@ -114,6 +115,7 @@ class Index:
             proof=tuple(json.loads(properties.get(PROOF, "[]"))),
             evaluation=properties.get(EVALUATION, ""),
             scores=tuple(scores.items()),
+            history=properties.get(HISTORY, ""),
         )
 
     async def create(
@@ -143,6 +145,10 @@ class Index:
     async def hold(self, collection: str, reason: str) -> None:
         """Keep with a generation why the gate did not let it pass."""
         await self._keep(collection, {HELD: reason[:PROPERTY_CHARACTERS]})
+
+    async def set_history(self, collection: str, history: str) -> None:
+        """Keep with a generation the nights up to this one."""
+        await self._keep(collection, {HISTORY: history})
 
     async def finish(self, collection: str, *, overruled: str = "") -> None:
         """Keep with a generation that readers see it, and that every row is as a whole night left it.

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from nightloom.corpus import Corpus, EvaluationSettings
 from nightloom.embedding import Embedder
 from nightloom.errors import IndexInputError, InputError, SourceError
-from nightloom.evaluation import Judged, Scores, judge
+from nightloom.evaluation import Judged, Scores, judge, score_run
 from nightloom.fingerprint import fingerprint
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
@@ -76,7 +77,7 @@ async def ask(corpus: Corpus, token: SecretStr | None, question: str, top_k: int
 
 
 async def evaluate_live(
-    corpus: Corpus, token: SecretStr | None, settings: EvaluationSettings | None
+    corpus: Corpus, token: SecretStr | None, settings: EvaluationSettings | None, run: Path | None = None
 ) -> tuple[Judged, Scores]:
     """Ask golden queries of the live generation.
 
@@ -84,14 +85,17 @@ async def evaluate_live(
         corpus: The corpus.
         token: Of Milvus.
         settings: Queries and judgements instead of the corpus file's.
+        run: Rankings of another system in TREC's format: these are scored, and the index is not asked.
 
     Raises:
-        EvaluationInputError: Queries or judgements are wrong, or name a document that is not in the index.
+        EvaluationInputError: Queries, judgements or run are wrong, or name a document that is not in the index.
     """
     settings = settings or corpus.evaluation
     if settings is None:
         raise InputError("no golden queries: give [evaluation] in the corpus file, or --queries and --qrels")
     golden = load_golden(settings)
+    if run:
+        return score_run(golden, run)
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live)
         _, heads = await index.contents.read(live.name)

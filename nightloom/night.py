@@ -31,6 +31,7 @@ from nightloom.gate import (
 )
 from nightloom.generations import Generation, disposable, half_built
 from nightloom.golden import GoldenQueries, load_golden
+from nightloom.history import NIGHTS, NightRecord, history_with, read_history
 from nightloom.index import Index, open_index, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
 from nightloom.probes import draw, duplicate_rate
@@ -506,6 +507,7 @@ class Night:
         elif self.has_changes:
             target = self._target().name
             await self.index.hold(target, says)
+            await self._remember("held", self.live.name if self.live else target)
             raise Held(f"{says}; {target} stays for a look, and `nightloom promote` lets readers see it nevertheless")
         elif quarantine:
             raise Held(says)
@@ -542,7 +544,29 @@ class Night:
                 live = self.live.name if self.live else None
                 await self.index.promote(target.name, proof_of(self.live_heads, self.versions), instead_of=live)
             self._promoted = True
+        await self._remember("promoted", target.name)
         await self.index.finish(target.name)
+
+    async def _remember(self, outcome: Outcome, generation: str) -> None:
+        """Keep with a generation how this night ends; one that changes nothing leaves no trace."""
+        await self.index.set_history(generation, history_with(self._history, self._record(outcome)))
+
+    @property
+    def _history(self) -> list[NightRecord]:
+        return read_history(self.live.history) if self.live else []
+
+    def _record(self, outcome: Outcome) -> NightRecord:
+        generation = self.target or self.live
+        asked = self.trial.scores
+        return NightRecord(
+            started=self.started,
+            outcome=outcome,
+            generation=generation.name if generation else None,
+            scores=dict(asked.means) if asked else dict(self.live.scores) if self.live and self.golden else {},
+            nodes=self.nodes.total,
+            embedded=self.nodes.embedded,
+            seconds=round(self.progress.total_seconds, 3),
+        )
 
     @property
     def has_leftovers(self) -> bool:
@@ -601,8 +625,7 @@ class Night:
         indexed -= quarantined
         already = {key for key, head in self.plan.done.items() if self._is_live(head)}
         changed = (indexed & self.live_heads.keys()) - already
-        asked = self.trial.scores
-        scores = dict(self.live.scores) if self.live and self.golden and not asked else None
+        record = self._record(outcome)
         return RunReport(
             corpus=self.corpus.name,
             outcome=outcome,
@@ -624,7 +647,7 @@ class Night:
                 key: round(value, 3)
                 for key, value in {**self.progress.seconds, "total": self.progress.total_seconds}.items()
             },
-            scores=dict(asked.means) if asked else scores or None,
+            scores=record.scores or None,
             comparison=self._comparison(),
             losers=[LoserEntry.of(loser, self.golden.texts[loser.query]) for loser in self.trial.losers]
             if self.golden
@@ -632,6 +655,7 @@ class Night:
             queries=self._query_counts(),
             probes=ProbeCounts.of(self.trial.probes, self.corpus.gate.probe_recall) if self.trial.probes else None,
             vectors=VectorCounts.of(self.trial.vectors, self.trial.duplicate_rate) if self.trial.vectors else None,
+            history=[*self._history, record][-NIGHTS:],
             quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in self.quarantined],
             warnings=self.warnings + [f"{note}: {count} documents" for note, count in sorted(self.notes.items())],
         )

@@ -162,6 +162,7 @@ async def _switch(index: Index, live: Generation | None, target: Generation, ove
     proof = proof_of(before, versions_of(found.heads))
     await index.promote(target.name, proof, instead_of=live.name if live else None)
     if not target.promoted:
+        await index.set_history(target.name, live.history if live else target.history)
         await index.finish(target.name, overruled=overruled)
     return Switch(index.alias, live.name if live else "", target.name, len(found.heads), found.rows)
 

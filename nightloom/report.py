@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nightloom.comparison import Difference, Loser
 from nightloom.errors import Outcome
+from nightloom.history import NightRecord
+from nightloom.page import to_html
 from nightloom.probes import ProbeScores, VectorChecks
 
 SHOWN_QUARANTINED = 50
@@ -166,7 +168,7 @@ class RunReport(ReportPart):
     generation: str | None = Field(None, description="The collection that the report is about.")
     fingerprint: str | None = Field(None, description="What makes its embeddings comparable; sha256, hex.")
     started: datetime = Field(description="UTC.")
-    file: str | None = Field(None, description="Where the report lies as Markdown; as JSON, beside it.")
+    file: str | None = Field(None, description="Where the report lies as Markdown; as JSON and HTML, beside it.")
     documents: DocumentCounts = Field(default_factory=DocumentCounts)
     nodes: NodeCounts = Field(default_factory=NodeCounts)
     truncated_tokens: int = Field(0, description="Tokens of nodes that the embedder did not read; 0 when all is well.")
@@ -184,6 +186,9 @@ class RunReport(ReportPart):
     vectors: VectorCounts | None = Field(None, description="Null likewise.")
     queries: QueryCounts | None = Field(None, description="Null where no query was asked tonight.")
     quarantine: list[QuarantineEntry] = Field(default_factory=list)
+    history: list[NightRecord] = Field(
+        default_factory=list, description="The last nights that changed something, or were held, and this one."
+    )
     warnings: list[str] = Field(default_factory=list, description="What did not stop the night, and wants a look.")
 
 
@@ -228,6 +233,7 @@ def to_markdown(report: RunReport) -> str:
         "## Documents\n\n" + _count_row(report.documents),
         "## Nodes\n\n" + _count_row(report.nodes),
         *_quarantine(report),
+        *_history(report),
         "## Seconds\n\n" + _table(("Stage", "Seconds"), [(k, f"{v:.2f}") for k, v in report.seconds.items()]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -306,6 +312,18 @@ def _probes(report: RunReport) -> list[str]:
     return [f"## Probes\n\n{says}\n\n{rows}"]
 
 
+def _history(report: RunReport) -> list[str]:
+    if len(report.history) < 2:  # noqa: PLR2004  one night is no history
+        return []
+    from nightloom.charts import as_data_uri, scores_chart, work_chart  # noqa: PLC0415  only reports draw
+
+    charts = [("nodes and seconds", work_chart)]
+    if any(night.scores for night in report.history):
+        charts.insert(0, ("scores", scores_chart))
+    pictures = [f"![{name}]({as_data_uri(draw(report.history))})" for name, draw in charts]
+    return ["\n\n".join(["## The last nights", *pictures])]
+
+
 def _quarantine(report: RunReport) -> list[str]:
     if not report.quarantine:
         return []
@@ -326,9 +344,11 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def save_report(report: RunReport, folder: Path) -> None:
-    """Write the report as Markdown, and as JSON beside it; the report then says where."""
+    """Write the report as Markdown, and as JSON and HTML beside it; the report then says where."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{report.corpus}_{report.started.astimezone(UTC).strftime('%Y%m%dt%H%M%Sz')}.md"
     report.file = str(file)
-    file.write_text(to_markdown(report), encoding="utf-8")
+    markdown = to_markdown(report)
+    file.write_text(markdown, encoding="utf-8")
+    file.with_suffix(".html").write_text(to_html(markdown, f"{report.corpus}: {report.outcome}"), encoding="utf-8")
     file.with_suffix(".json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")

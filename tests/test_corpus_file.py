@@ -72,7 +72,7 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     commented = "\n".join(
         re.sub(r"^# (?=\[(index|evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
-        if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block)\b)", line)
+        if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split)\b)", line)
     )
     examples = r"^(header_env|metadata_fields|delimiter|options|options_env|sitemap|csv|parquet|store|git) = .*"
     commented = re.sub(examples, "", commented, flags=re.MULTILINE)
@@ -240,7 +240,7 @@ def test_part_of_an_evaluation_that_the_file_has_not_is_refused_by_key(tmp_path:
         load(tmp_path, sections={"evaluation": {"queries": "queries.jsonl"}, "gate": {"max_removed": 1}})
     says = str(refused.value)
     assert says.startswith(f"{tmp_path / 'corpus.toml'} with the run's parameters (evaluation, gate): ")
-    assert says.endswith("evaluation.qrels: this key must be given")
+    assert says.endswith("evaluation: give queries and qrels, or the folder of a BEIR collection; qrels is missing")
     whole = f'{MINIMAL}[evaluation]\nqueries = "q.jsonl"\nqrels = "r.tsv"\n'
     found = load(tmp_path, whole, sections={"evaluation": {"concurrency": 2}}).evaluation
     assert found is not None
@@ -298,7 +298,9 @@ def test_an_unknown_key_is_named_with_the_nearest_one(tmp_path: Path, text: str,
         (f"{MINIMAL}[gate]\nmax_removed = 2\n", "gate.max_removed"),
         (f"{MINIMAL}[gate]\nmax_removed = nan\n", "gate.max_removed"),
         (f"{MINIMAL}[shards]\nin_flight = 0\n", "shards.in_flight"),
-        (f'{MINIMAL}[evaluation]\nqueries = "q.jsonl"\n', "evaluation.qrels"),
+        (f'{MINIMAL}[evaluation]\nqueries = "q.jsonl"\n', "evaluation"),
+        (f'{MINIMAL}[evaluation]\nqueries = "q.jsonl"\nqrels = "r.tsv"\nsplit = "dev"\n', "evaluation"),
+        (f'{MINIMAL}[evaluation]\nfolder = "beir"\nsplit = "../dev"\n', "evaluation.split"),
         (f'{MINIMAL}[evaluation]\nqueries = "q.jsonl"\nqrels = "r.tsv"\nmetrics = []\n', "evaluation.metrics"),
         ('name = "docs"\nsources = []\n', "sources"),
         ('name = "docs"\n[sources]\npath = "pages"\n', "sources"),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from nightloom.corpus import EvaluationSettings
 from nightloom.errors import EvaluationInputError
 from nightloom.evaluation import Judged, judge, score
-from nightloom.golden import GoldenQueries, Judgement, load_golden
+from nightloom.golden import GoldenQueries, load_golden
+from nightloom.golden_files import Judgement
 from nightloom.retrieval import BATCH, MOST_NODES, Question, Ranking, ask_all, rank_documents
 from nightloom.trec import write_trec_run
 
@@ -222,7 +223,8 @@ def test_the_hash_follows_what_is_asked(tmp_path: Path) -> None:
     [
         ("3\ta\t1", "line 3: query '3' is not in"),
         ("1 a 1", "line 3: not three columns"),
-        ("1\t0\ta\t1", "line 3: not three columns"),
+        ("1\t0\ta\t1", "line 3: the four columns of TREC, where the lines before have three columns"),
+        ("1\ta\t2", "line 3: query '1' has another score for 'a' on line 2"),
         ("1\ta\t1.0", "line 3: not three columns"),
         ("1\ta\tyes", "line 3: not three columns"),
         ("1\ta\t--1", "line 3: not three columns"),

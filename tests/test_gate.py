@@ -119,10 +119,10 @@ def test_in_a_small_corpus_a_probe_must_find_its_document_sooner() -> None:
     [
         ("Short. Also short! 1234567890 1234567890 1234567890 1234567890 1234567890.", {""}),
         (
-            "No. The tides of the sea follow the moon\nround the earth all night. A knight moves in an L, and may jump, too.",
+            "Tides of the sea follow the moon\nround the earth all night. A knight jumps in the shape of a large L.",
             {
-                "The tides of the sea follow the moon round the earth all night.",
-                "A knight moves in an L, and may jump, too.",
+                "Tides of the sea follow the moon round the earth all night.",
+                "A knight jumps in the shape of a large L.",
             },
         ),
         ("这是一个足够长的句子" * 5 + "。 " + "很短。", {"这是一个足够长的句子" * 5 + "。"}),

@@ -151,6 +151,8 @@ def evaluate(
     table.add_section()
     table.add_row("mean", f"{len(scores.per_query)} queries", *(f"{scores.means[name]:.4f}" for name in names))
     out.print(table)
+    if missing := len(scores.per_query) - len(scores.rankings):
+        out.print(f"{missing} queries have no ranking in the run, and score zero", highlight=False)
     if scores.set_aside:
         out.print(Text(f"set aside, as no relevant document is in the index: {plain(', '.join(scores.set_aside))}"))
 

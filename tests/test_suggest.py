@@ -219,6 +219,9 @@ def test_the_command_line_says_what_to_put_into_the_corpus_file(home: Home) -> N
     assert found["queries"]["asked"] == 3
     other = command("evaluate", home.file, "--qrels", qrels, "--from-run", run, "--json")
     assert json.loads(other.stdout)["scores"] == pytest.approx(found["scores"])
+    kept = [line for line in run.read_text(encoding="utf-8").splitlines() if not line.startswith("s001 ")]
+    run.write_text("\n".join(kept), encoding="utf-8")
+    assert "1 queries have no ranking" in command("evaluate", home.file, "--qrels", qrels, "--from-run", run).stdout
     refused = command("queries", "suggest", home.file)
     assert refused.returncode == 2
     assert "--force" in refused.stderr

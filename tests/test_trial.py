@@ -1,5 +1,6 @@
 """Nights that build something worse than what readers see are held with the right reason, and harmless ones pass."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -133,7 +134,8 @@ async def test_a_worse_generation_is_held_by_its_probes_and_by_golden_queries(
     broken(monkeypatch)
     says = await held(home)
     assert re.search(reason, says)
-    assert bool(re.search(r"nDCG@10 is 0\.\d+, 0\.\d+ below the live generation's", says)) == golden
+    if reason == PROBES:  # the beginnings that are left of nodes answer easy questions
+        assert bool(re.search(r"nDCG@10 is 0\.\d+, 0\.\d+ below the live generation's", says)) == golden
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ async def test_rows_that_are_lost_while_it_is_built_are_named(home: Home, monkey
     configure(home, REBUILT)
     before = await home.rows()
     lose_rows(monkeypatch, "upsert")
-    with pytest.raises(IndexInconsistent, match=r"wrong documents: texts/\w+\.txt"):
+    with pytest.raises(IndexInconsistent, match=r"wrong documents: .*texts/\w+\.txt"):
         await night(home)
     assert await home.rows() == before
 
@@ -290,13 +292,15 @@ async def test_an_operator_can_overrule_the_gate_and_reports_say_so(
     assert (before.state, candidate.state) == ("live", "held")
     assert candidate.held in reason
 
-    report = command_report("promote", home, candidate.name)
+    promoted = await asyncio.to_thread(command, "promote", home.file, candidate.name, "--yes", "--json")
+    assert promoted.returncode == 0, promoted.stderr
+    report = json.loads(promoted.stdout)
     assert "an operator promoted it over the gate" in report["reason"]
     assert candidate.held in report["reason"]
     assert Path(report["file"]).exists()  # noqa: ASYNC240  likewise
     async with open_index(home.corpus.milvus, "trial") as index:
         assert await live_name(index) == candidate.name
-    shown = command("generations", home.file).stdout
+    shown = (await asyncio.to_thread(command, "generations", home.file)).stdout
     assert "promoted by an operator over the gate" in shown
 
     again = await night(home)
@@ -307,13 +311,6 @@ async def test_an_operator_can_overrule_the_gate_and_reports_say_so(
 async def generations(home: Home) -> list[operate.Contained]:
     """Oldest first."""
     return (await operate.list_generations(home.corpus, None))[::-1]
-
-
-def command_report(what: str, home: Home, *more: str) -> dict[str, Any]:
-    ended = command(what, home.file, *more, "--yes", "--json")
-    assert ended.returncode == 0, ended.stderr
-    report: dict[str, Any] = json.loads(ended.stdout)
-    return report
 
 
 async def test_only_what_a_night_found_whole_and_the_gate_held_is_promoted(

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -60,20 +60,29 @@ class Readers:
             )
 
     def read(self, refs: Sequence[DocumentRef]) -> Iterator[Document | DocumentError]:
-        """Documents in the order of their refs, or why one cannot be taken."""
+        """Documents in the order of their refs, or why one cannot be taken.
+
+        Rows of a file are read in this process: their text is there as it is, and the listing has parsed them once.
+        """
+        futures = [None if ref.span else self._schedule(ref) for ref in refs]
+        try:
+            for ref, future in zip(refs, futures, strict=True):
+                yield self._taken(future.result) if future else self.read_here(ref)
+        finally:
+            _cancel(future for future in futures if future)
+
+    def _schedule(self, ref: DocumentRef) -> "ProcessFuture[Document]":
         self.start()
         assert self._pool is not None  # noqa: S101  started
-        limit = self._settings.parse_timeout_seconds
-        futures = [self._pool.schedule(_read, args=(ref, self._settings), timeout=limit) for ref in refs]
-        try:
-            for future in futures:
-                yield self._result(future)
-        finally:
-            _cancel(futures)
+        return self._pool.schedule(_read, args=(ref, self._settings), timeout=self._settings.parse_timeout_seconds)
 
-    def _result(self, future: "ProcessFuture[Document]") -> Document | DocumentError:
+    def read_here(self, ref: DocumentRef) -> Document | DocumentError:
+        """A document read in this process, or why it cannot be taken."""
+        return self._taken(lambda: read_document(ref, self._settings))
+
+    def _taken(self, read: Callable[[], Document]) -> Document | DocumentError:
         try:
-            return future.result()
+            return read()
         except DocumentError as error:
             return error
         except TimeoutError:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from nightloom.corpus import ReadingSettings
+from nightloom.corpus import ReadingSettings, SourceSettings
 from nightloom.documents import Document, DocumentRef
 from nightloom.errors import DocumentError
 from nightloom.readers import Readers
-from tests.builders import listed
+from nightloom.sources import list_source
+from tests.builders import listed, write_jsonl
 
 SLOW_OPERATORS = 3_000_000
 FONT = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
@@ -128,3 +129,10 @@ def test_what_is_too_large_is_not_read(calm: DocumentRef, limits: ReadingSetting
     with Readers(limits) as readers:
         (found,) = texts(readers.read([calm]))
     assert says in found
+
+
+def test_rows_of_a_file_are_read_without_another_process(tmp_path: Path, readers: Readers) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"_id": "1", "text": "One."}, {"_id": "2", "text": " "}])
+    found = readers.read(list_source(SourceSettings(name="rows", jsonl=file)).documents)
+    assert texts(found) == ["One.", "empty: it has no text"]
+    assert readers._pool is None

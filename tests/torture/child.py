@@ -27,7 +27,7 @@ from nightloom import night as night_module
 from nightloom.errors import NightloomError
 from tests.torture.calls import Fault
 from tests.torture.faults import install
-from tests.torture.model import HashEmbedder
+from tests.torture.model import HashEmbedder, NearReaders
 from tests.torture.sticky import AliasMemory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +173,7 @@ def run_night(order: Order, sender: Connection) -> None:
 
 def _prepare(order: Order) -> None:
     setattr(night_module, "Embedder", HashEmbedder)  # noqa: B010  the one place that makes a night's embedder
+    setattr(night_module, "Readers", NearReaders)  # noqa: B010  likewise
     setattr(index_module, "PROOF_PAUSE_SECONDS", RETRY_SECONDS)  # noqa: B010
     for task in _tasks():
         task.retry_delay_seconds = [RETRY_SECONDS]

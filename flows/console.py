@@ -86,7 +86,10 @@ def _night(corpus: Path, *, as_json: bool, allow_removals: bool = False, repair:
 def ask(
     corpus: CorpusFile,
     question: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="Passages at most.")] = 5,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", "-k", min=1, max=1000, help="Passages at most; default retrieval.top_k."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the passages nearest to a question, each with its URI, position, score and text."""

@@ -15,6 +15,7 @@ from nightloom.changes import (
     IndexChanges,
     MilvusChanges,
     ReadingChanges,
+    RetrievalChanges,
     ShardChanges,
     SplittingChanges,
 )
@@ -43,6 +44,7 @@ async def nightly_reindex(
     embedder: EmbedderChanges | None = None,
     milvus: MilvusChanges | None = None,
     index: IndexChanges | None = None,
+    retrieval: RetrievalChanges | None = None,
     evaluation: EvaluationChanges | None = None,
     gate: GateChanges | None = None,
     shards: ShardChanges | None = None,
@@ -65,6 +67,7 @@ async def nightly_reindex(
         embedder: Over the keys of [embedder]. Another model, revision or text prefix embeds every document again.
         milvus: Over the keys of [milvus]. Another address is another index.
         index: Over the keys of [index].
+        retrieval: Over the keys of [retrieval]. Another mode or language embeds every document again.
         evaluation: Over the keys of [evaluation]; where the file has none, queries and judgements must be given.
         gate: Over the keys of [gate].
         shards: Over the keys of [shards].
@@ -79,6 +82,7 @@ async def nightly_reindex(
         "embedder": embedder,
         "milvus": milvus,
         "index": index,
+        "retrieval": retrieval,
         "evaluation": evaluation,
         "gate": gate,
         "shards": shards,

@@ -13,19 +13,21 @@ from nightloom.columns import Columns, in_requests, select, wanted
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import PROPERTY
+from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, translated
 from nightloom.planning import Head, rows_of, versions_of
-from nightloom.retrieval import Question, Ranking
+from nightloom.retrieval import LEG_NODES, Question, Ranking
 from nightloom.rows import (
     HEADS,
     NOT_HEADS,
     REQUEST_BYTES,
     Hit,
+    Row,
     among,
     beyond,
     hit_of,
     parts,
-    text_node,
+    row_of,
 )
 from nightloom.splitting import Node
 
@@ -41,9 +43,15 @@ class Contents:
     before stops at its next write.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        """The rows of an open Milvus, for a writer of its own."""
+    def __init__(self, connection: Connection, keywords: Keywords | None = None) -> None:
+        """The rows of an open Milvus, for a writer of its own.
+
+        Args:
+            connection: To Milvus.
+            keywords: For hybrid retrieval: what makes the keywords of nodes and of questions.
+        """
         self.connection = connection
+        self.keywords = keywords
         self.writer = uuid4().hex
         # Milvus Lite is not safe under concurrent writers; a server is.
         self._writers_count = 1 if connection.settings.is_lite else WRITES_IN_FLIGHT
@@ -143,12 +151,16 @@ class Contents:
     async def _add(self, collection: str, pairs: Sequence[tuple[Node, Vectors]]) -> None:
         if not pairs:
             return
-        store = await self.connection.store(collection)
-        text_nodes = [text_node(node, vector) for node, vector in pairs]
+        await self.connection.store(collection)
+        keywords = await self._keywords(collection)
+        rows = [row_of(node, vector, keywords) for node, vector in pairs]
         async with self._writers:
             await self.check_claim(collection)
-            async with translated(self.connection.timeout_seconds):
-                await store.async_add(text_nodes)
+            await self.connection.upsert(collection, rows)
+
+    async def _keywords(self, collection: str) -> Keywords | None:
+        """What makes keywords for a generation; None where it holds none, or the corpus wants none."""
+        return self.keywords if self.keywords and await self.connection.is_hybrid(collection) else None
 
     async def delete_documents(self, collection: str, documents: Collection[str]) -> None:
         """Delete every row of documents.
@@ -231,7 +243,7 @@ class Contents:
             )
 
     async def rank(self, collection: str, questions: Sequence[Question], limit: int) -> list[Ranking]:
-        """The nodes nearest to each question by the URIs of their documents, best first: one request for all.
+        """The nodes that answer each question best by the URIs of their documents, best first: a request for all.
 
         They are as the last strong read left them.
 
@@ -241,26 +253,52 @@ class Contents:
             limit: Nodes at most, for each; up to 16,384.
         """
         await self.connection.load(collection)
-        vectors = [question.vector for question in questions]
-        return await self.connection.call(lambda: self.connection.nearest(collection, vectors, limit, "uri"))
+        words = await self._words(collection, questions)
+        found = await self.connection.call(lambda: self._rank(collection, questions, words, limit))
+        return [[(row["uri"], score) for row, score in rows] for rows in found]
+
+    def _rank(
+        self, collection: str, questions: Sequence[Question], words: Sequence[str], limit: int
+    ) -> list[list[tuple[Row, float]]]:
+        """By embedding alone where a question has no keywords."""
+        found: dict[int, list[tuple[Row, float]]] = {}
+        worded = [at for at, word in enumerate(words) if word]
+        if worded:
+            vectors = [questions[at].vector for at in worded]
+            rows = self.connection.fused(collection, vectors, [words[at] for at in worded], limit, ["uri"])
+            found |= dict(zip(worded, rows, strict=True))
+        others = [at for at, word in enumerate(words) if not word]
+        if others:
+            vectors = [questions[at].vector for at in others]
+            found |= dict(zip(others, self.connection.nearest(collection, vectors, limit, ["uri"]), strict=True))
+        return [found[at] for at in range(len(questions))]
+
+    async def _words(self, collection: str, questions: Sequence[Question]) -> list[str]:
+        """The keywords of questions; "" for all where the generation holds none."""
+        keywords = await self._keywords(collection)
+        return [keywords.of_text(question.text) if keywords else "" for question in questions]
 
     async def search(self, collection: str, question: Question, limit: int) -> list[Hit]:
-        """The nodes nearest to a question as passages, best first.
+        """The nodes that answer a question best as passages, best first.
 
         Args:
             collection: Physical name.
             question: It.
             limit: Nodes at most, up to 16,384.
         """
-        from llama_index.core.vector_stores.types import VectorStoreQuery  # noqa: PLC0415  seconds to import
+        from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode  # noqa: PLC0415
 
         store = await self.connection.store(collection)
+        (words,) = await self._words(collection, [question])
         query = VectorStoreQuery(
-            query_str=question.text,
+            query_str=words,
             query_embedding=question.vector.tolist(),
-            similarity_top_k=limit,
+            # LlamaIndex fuses as many nodes of each kind as it gives back.
+            similarity_top_k=max(limit, LEG_NODES) if words else limit,
+            mode=VectorStoreQueryMode.HYBRID if words else VectorStoreQueryMode.DEFAULT,
             output_fields=["text", "_node_content", "_node_type"],
         )
         async with translated(self.connection.timeout_seconds):
             found = await store.aquery(query)
-        return [hit_of(node, score) for node, score in zip(found.nodes or [], found.similarities or [], strict=True)]
+        hits = [hit_of(node, score) for node, score in zip(found.nodes or [], found.similarities or [], strict=True)]
+        return hits[:limit]

@@ -29,19 +29,6 @@ ALIAS_LENGTH = 200
 SHOWN_CHARACTERS = 80
 """Of a wrong value, in a message."""
 
-TOP_LEVEL_KEYS = (
-    "name",
-    "sources",
-    "splitting",
-    "embedder",
-    "milvus",
-    "index",
-    "evaluation",
-    "gate",
-    "shards",
-    "reports",
-)
-
 Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=ALIAS_LENGTH)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f#]+$", max_length=500)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[^\s,]+$", max_length=100)]
@@ -369,6 +356,22 @@ class IndexSettings(Section):
     keep: int = Field(2, ge=0, title="Keep", description="Earlier generations that stay for a rollback.")
 
 
+class RetrievalSettings(Section):
+    """How questions find nodes: what `ask`, the golden queries and the gate all do."""
+
+    mode: Literal["dense", "hybrid"] = Field(
+        "dense",
+        title="Mode",
+        description="dense: by embedding. hybrid: by embedding and by keywords (BM25), fused by rank.",
+    )
+    language: str = Field(
+        "english",
+        title="Language",
+        description='Of the texts, whose words are stemmed and whose stop words left out of the keywords; "none".',
+    )
+    top_k: int = Field(5, ge=1, le=1000, title="Passages", description="That `ask` shows, at most.")
+
+
 class EvaluationSettings(Section):
     """Golden queries: what the index must find."""
 
@@ -422,6 +425,7 @@ class Corpus(Section):
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, title="Embedder")
     milvus: MilvusSettings = Field(default_factory=MilvusSettings, title="Milvus")
     index: IndexSettings = Field(default_factory=IndexSettings, title="Index")
+    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings, title="Retrieval")
     evaluation: EvaluationSettings | None = Field(None, title="Evaluation")
     gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
     shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")
@@ -501,7 +505,7 @@ def _overlay_environment(values: dict[str, Any], environ: Mapping[str, str]) -> 
             continue
         *parents, last = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         known = (parents or [last])[0]
-        if known not in TOP_LEVEL_KEYS:
+        if known not in Corpus.model_fields:
             raise CorpusFileError(f"environment: {variable}: no key {known!r} in a corpus file{_nearest(known)}")
         target: Any = values
         for part in parents:
@@ -604,7 +608,7 @@ def _shown(problem: ErrorDetails) -> str:
 
 
 def _nearest(key: str) -> str:
-    known: set[str] = set(TOP_LEVEL_KEYS)
+    known: set[str] = set(Corpus.model_fields)
     for section in Section.__subclasses__():
         known.update(section.model_fields)
     close = difflib.get_close_matches(key, sorted(known), n=1)

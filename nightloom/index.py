@@ -10,9 +10,10 @@ from datetime import datetime
 from pydantic import SecretStr
 
 from nightloom.contents import WRITER, Contents
-from nightloom.corpus import MilvusSettings
+from nightloom.corpus import MilvusSettings, RetrievalSettings
 from nightloom.errors import IndexInconsistent, IndexInputError, IndexRefused, IndexTaken, IndexUnavailable
 from nightloom.generations import PROPERTY, Generation, new_name, parse_name
+from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, open_connection
 from nightloom.planning import Head, versions_of
 from nightloom.rows import HEADS, among
@@ -37,11 +38,11 @@ class Index:
         contents: Their rows.
     """
 
-    def __init__(self, connection: Connection, alias: str) -> None:
-        """An index in an open Milvus."""
+    def __init__(self, connection: Connection, alias: str, keywords: Keywords | None = None) -> None:
+        """An index in an open Milvus; its new generations hold keywords where there is something that makes them."""
         self.connection = connection
         self.alias = alias
-        self.contents = Contents(connection)
+        self.contents = Contents(connection, keywords)
 
     async def generations(self) -> list[Generation]:
         """The generations of this index, oldest first.
@@ -104,7 +105,8 @@ class Index:
         writer = self.contents.writer
         generation = Generation(name, self.alias, fingerprint, created, writer=writer)
         properties = {f"{PROPERTY}alias": self.alias, f"{PROPERTY}fingerprint": fingerprint, WRITER: writer}
-        await self.connection.create(name, dim=dim, properties=properties)
+        hybrid = self.contents.keywords is not None
+        await self.connection.create(name, dim=dim, properties=properties, hybrid=hybrid)
         return generation
 
     async def set_scores(self, collection: str, evaluation: str, scores: Mapping[str, float]) -> None:
@@ -214,11 +216,28 @@ def proof_of(before: Mapping[str, Head], after: Mapping[str, str]) -> dict[str, 
 
 
 @asynccontextmanager
-async def open_index(settings: MilvusSettings, alias: str, token: SecretStr | None = None) -> AsyncIterator[Index]:
+async def open_index(
+    settings: MilvusSettings,
+    alias: str,
+    token: SecretStr | None = None,
+    *,
+    retrieval: RetrievalSettings | None = None,
+) -> AsyncIterator[Index]:
     """Open an index for the running event loop.
 
+    Args:
+        settings: Where Milvus is.
+        alias: Of the index.
+        token: Of Milvus.
+        retrieval: How it is asked; only who writes or asks need say.
+
     Raises:
-        IndexInputError: Milvus cannot be reached within seconds, refuses the token, or its file is open elsewhere.
+        IndexInputError: Milvus cannot be reached within seconds, refuses the token, its file is open elsewhere, or it
+            is too old for hybrid retrieval.
     """
+    hybrid = retrieval is not None and retrieval.mode == "hybrid"
+    keywords = Keywords(retrieval.language) if retrieval and hybrid else None
     async with open_connection(settings, token) as connection:
-        yield Index(connection, alias)
+        if hybrid:
+            await connection.check_bm25()
+        yield Index(connection, alias, keywords)

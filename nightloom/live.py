@@ -49,7 +49,7 @@ async def open_live(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[tu
     Raises:
         IndexInputError: Milvus cannot be reached, or nothing is live yet.
     """
-    async with open_index(corpus.milvus, corpus.name, token) as index:
+    async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval) as index:
         live = next((generation for generation in await index.generations() if generation.live), None)
         if live is None:
             raise IndexInputError(
@@ -58,7 +58,7 @@ async def open_live(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[tu
         yield index, live
 
 
-async def ask(corpus: Corpus, token: SecretStr | None, question: str, top_k: int) -> list[Hit]:
+async def ask(corpus: Corpus, token: SecretStr | None, question: str, top_k: int | None = None) -> list[Hit]:
     """The passages nearest to a question, best first.
 
     Raises:
@@ -72,7 +72,7 @@ async def ask(corpus: Corpus, token: SecretStr | None, question: str, top_k: int
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live)
         vectors = await embedder.embed_queries([question])
-        return await index.contents.search(live.name, Question(question, vectors[0]), top_k)
+        return await index.contents.search(live.name, Question(question, vectors[0]), top_k or corpus.retrieval.top_k)
 
 
 async def evaluate_live(

@@ -569,7 +569,7 @@ async def open_night(
     """
     progress = Progress()
     with tempfile.TemporaryDirectory(prefix="nightloom-") as folder, Readers(corpus.reading) as readers:
-        async with open_index(corpus.milvus, corpus.name, token) as index:
+        async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval) as index:
             night = await asyncio.to_thread(
                 Night, corpus, index, Path(folder), progress, readers, allow_removals=allow_removals, repair=repair
             )

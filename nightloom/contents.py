@@ -278,13 +278,14 @@ class Contents:
         keywords = await self._keywords(collection)
         return [keywords.of_text(question.text) if keywords else "" for question in questions]
 
-    async def search(self, collection: str, question: Question, limit: int) -> list[Hit]:
+    async def search(self, collection: str, question: Question, limit: int, condition: str = "") -> list[Hit]:
         """The nodes that answer a question best as passages, best first.
 
         Args:
             collection: Physical name.
             question: It.
             limit: Nodes at most, up to 16,384.
+            condition: That they meet: see `nightloom.filters`.
         """
         from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode  # noqa: PLC0415
 
@@ -299,6 +300,6 @@ class Contents:
             output_fields=["text", "_node_content", "_node_type"],
         )
         async with translated(self.connection.timeout_seconds):
-            found = await store.aquery(query)
+            found = await store.aquery(query, string_expr=condition)
         hits = [hit_of(node, score) for node, score in zip(found.nodes or [], found.similarities or [], strict=True)]
         return hits[:limit]

@@ -33,6 +33,7 @@ Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", ma
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f#]+$", max_length=500)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[^\s,]+$", max_length=100)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=100)]
+FilterValue = bool | int | float | str | tuple[bool | int | float | str, ...]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 
 KINDS = ("path", "url", "urls", "sitemap", "jsonl", "csv", "parquet", "store", "git")
@@ -370,6 +371,11 @@ class RetrievalSettings(Section):
         description='Of the texts, whose words are stemmed and whose stop words left out of the keywords; "none".',
     )
     top_k: int = Field(5, ge=1, le=1000, title="Passages", description="That `ask` shows, at most.")
+    filter: dict[str, FilterValue] = Field(
+        default_factory=dict,
+        title="Filter",
+        description="Metadata that the passages of `ask` must have: a value, or a list of values, by key.",
+    )
 
 
 class EvaluationSettings(Section):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from nightloom.generations import PROPERTY
 from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, translated
 from nightloom.planning import Head, rows_of, versions_of
+from nightloom.reranking import Reranker
 from nightloom.retrieval import LEG_NODES, Question, Ranking
 from nightloom.rows import (
     HEADS,
@@ -43,15 +45,19 @@ class Contents:
     before stops at its next write.
     """
 
-    def __init__(self, connection: Connection, keywords: Keywords | None = None) -> None:
+    def __init__(
+        self, connection: Connection, keywords: Keywords | None = None, reranker: Reranker | None = None
+    ) -> None:
         """The rows of an open Milvus, for a writer of its own.
 
         Args:
             connection: To Milvus.
             keywords: For hybrid retrieval: what makes the keywords of nodes and of questions.
+            reranker: What orders the best nodes of a question anew.
         """
         self.connection = connection
         self.keywords = keywords
+        self.reranker = reranker
         self.writer = uuid4().hex
         # Milvus Lite is not safe under concurrent writers; a server is.
         self._writers_count = 1 if connection.settings.is_lite else WRITES_IN_FLIGHT
@@ -254,23 +260,32 @@ class Contents:
         """
         await self.connection.load(collection)
         words = await self._words(collection, questions)
-        found = await self.connection.call(lambda: self._rank(collection, questions, words, limit))
-        return [[(row["uri"], score) for row, score in rows] for rows in found]
+        if self.reranker is None:
+            found = await self.connection.call(lambda: self._rank(collection, questions, words, limit, ["uri"]))
+            return [[(row["uri"], score) for row, score in rows] for rows in found]
+        depth, fields = max(limit, self.reranker.candidates), ["uri", "text"]
+        found = await self.connection.call(lambda: self._rank(collection, questions, words, depth, fields))
+        texts = [[row["text"] for row, _ in rows] for rows in found]
+        orders = await self.reranker.orders([question.text for question in questions], texts)
+        return [
+            [(rows[at][0]["uri"], score) for at, score in order[:limit]]
+            for rows, order in zip(found, orders, strict=True)
+        ]
 
     def _rank(
-        self, collection: str, questions: Sequence[Question], words: Sequence[str], limit: int
+        self, collection: str, questions: Sequence[Question], words: Sequence[str], limit: int, fields: Sequence[str]
     ) -> list[list[tuple[Row, float]]]:
         """By embedding alone where a question has no keywords."""
         found: dict[int, list[tuple[Row, float]]] = {}
         worded = [at for at, word in enumerate(words) if word]
         if worded:
             vectors = [questions[at].vector for at in worded]
-            rows = self.connection.fused(collection, vectors, [words[at] for at in worded], limit, ["uri"])
+            rows = self.connection.fused(collection, vectors, [words[at] for at in worded], limit, fields)
             found |= dict(zip(worded, rows, strict=True))
         others = [at for at, word in enumerate(words) if not word]
         if others:
             vectors = [questions[at].vector for at in others]
-            found |= dict(zip(others, self.connection.nearest(collection, vectors, limit, ["uri"]), strict=True))
+            found |= dict(zip(others, self.connection.nearest(collection, vectors, limit, fields), strict=True))
         return [found[at] for at in range(len(questions))]
 
     async def _words(self, collection: str, questions: Sequence[Question]) -> list[str]:
@@ -291,15 +306,20 @@ class Contents:
 
         store = await self.connection.store(collection)
         (words,) = await self._words(collection, [question])
+        depth = max(limit, self.reranker.candidates) if self.reranker else limit
         query = VectorStoreQuery(
             query_str=words,
             query_embedding=question.vector.tolist(),
             # LlamaIndex fuses as many nodes of each kind as it gives back.
-            similarity_top_k=max(limit, LEG_NODES) if words else limit,
+            similarity_top_k=max(depth, LEG_NODES) if words else depth,
             mode=VectorStoreQueryMode.HYBRID if words else VectorStoreQueryMode.DEFAULT,
             output_fields=["text", "_node_content", "_node_type"],
         )
         async with translated(self.connection.timeout_seconds):
             found = await store.aquery(query, string_expr=condition)
         hits = [hit_of(node, score) for node, score in zip(found.nodes or [], found.similarities or [], strict=True)]
-        return hits[:limit]
+        if self.reranker is None:
+            return hits[:limit]
+        hits = hits[:depth]
+        (order,) = await self.reranker.orders([question.text], [[hit.text for hit in hits]])
+        return [replace(hits[at], score=score) for at, score in order[:limit]]

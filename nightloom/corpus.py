@@ -376,6 +376,15 @@ class RetrievalSettings(Section):
         title="Filter",
         description="Metadata that the passages of `ask` must have: a value, or a list of values, by key.",
     )
+    reranker: str | None = Field(
+        None,
+        min_length=1,
+        title="Reranker",
+        description='A cross-encoder that orders the best candidates anew: a hub name, a folder, or "package:NAME".',
+    )
+    rerank_candidates: int = Field(
+        50, ge=1, le=1000, title="Candidates", description="Nodes of a question that the reranker reads."
+    )
 
 
 class EvaluationSettings(Section):
@@ -642,9 +651,15 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
     if corpus.evaluation:
         files = {key: absolute(getattr(corpus.evaluation, key)) for key in ("queries", "qrels")}
         updates["evaluation"] = corpus.evaluation.model_copy(update=files)
-    model = corpus.embedder.model
-    if model.startswith((".", "/", "~")) or (base / model).is_dir():
-        updates["embedder"] = corpus.embedder.model_copy(update={"model": str(absolute(Path(model)))})
+
+    def located_model(name: str) -> str:
+        is_folder = name.startswith((".", "/", "~")) or (base / name).is_dir()
+        return str(absolute(Path(name))) if is_folder else name
+
+    updates["embedder"] = corpus.embedder.model_copy(update={"model": located_model(corpus.embedder.model)})
+    if corpus.retrieval.reranker:
+        reranker = located_model(corpus.retrieval.reranker)
+        updates["retrieval"] = corpus.retrieval.model_copy(update={"reranker": reranker})
     return corpus.model_copy(update=updates)
 
 

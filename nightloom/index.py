@@ -16,6 +16,7 @@ from nightloom.generations import PROPERTY, Generation, new_name, parse_name
 from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, open_connection
 from nightloom.planning import Head, versions_of
+from nightloom.reranking import Reranker
 from nightloom.rows import HEADS, among
 
 PROOFS = 20
@@ -38,11 +39,14 @@ class Index:
         contents: Their rows.
     """
 
-    def __init__(self, connection: Connection, alias: str, keywords: Keywords | None = None) -> None:
-        """An index in an open Milvus; its new generations hold keywords where there is something that makes them."""
+    def __init__(self, connection: Connection, alias: str, retrieval: RetrievalSettings | None = None) -> None:
+        """An index in an open Milvus, and how it is asked."""
+        asked = retrieval or RetrievalSettings()
+        keywords = Keywords(asked.language) if asked.mode == "hybrid" else None
+        reranker = Reranker(asked.reranker, asked.rerank_candidates) if asked.reranker else None
         self.connection = connection
         self.alias = alias
-        self.contents = Contents(connection, keywords)
+        self.contents = Contents(connection, keywords, reranker)
 
     async def generations(self) -> list[Generation]:
         """The generations of this index, oldest first.
@@ -235,9 +239,7 @@ async def open_index(
         IndexInputError: Milvus cannot be reached within seconds, refuses the token, its file is open elsewhere, or it
             is too old for hybrid retrieval.
     """
-    hybrid = retrieval is not None and retrieval.mode == "hybrid"
-    keywords = Keywords(retrieval.language) if retrieval and hybrid else None
     async with open_connection(settings, token) as connection:
-        if hybrid:
+        if retrieval and retrieval.mode == "hybrid":
             await connection.check_bm25()
-        yield Index(connection, alias, keywords)
+        yield Index(connection, alias, retrieval)

@@ -91,6 +91,8 @@ class Night:
         self.started = datetime.now(UTC)
         self.golden: GoldenQueries | None = load_golden(corpus.evaluation) if corpus.evaluation else None
         self.embedder = Embedder(corpus.embedder)
+        if index.contents.reranker:
+            _ = index.contents.reranker.folder  # found before anything is written
         self.splitter = Splitter(corpus.splitting, self.embedder)
         self.fingerprint = fingerprint(corpus, self.embedder)
         self.embedder_turn = asyncio.Lock()

@@ -11,15 +11,17 @@ import numpy as np
 
 from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, named, read_heads
 from nightloom.columns import Columns, in_requests, select, wanted
+from nightloom.corpus import IndexSettings
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import PROPERTY
 from nightloom.keywords import Keywords
-from nightloom.milvus import Connection, translated
+from nightloom.milvus import Connection
 from nightloom.planning import Head, rows_of, versions_of
 from nightloom.reranking import Reranker
 from nightloom.retrieval import LEG_NODES, Question, Ranking
 from nightloom.rows import (
+    ALL_ROWS,
     HEADS,
     NOT_HEADS,
     REQUEST_BYTES,
@@ -32,6 +34,7 @@ from nightloom.rows import (
     row_of,
 )
 from nightloom.splitting import Node
+from nightloom.vector_index import ExactAnswers, fitting
 
 WRITES_IN_FLIGHT = 3
 WRITER = f"{PROPERTY}writer"
@@ -248,6 +251,56 @@ class Contents:
                 lambda: self.connection.client.flush(collection, timeout=self.connection.timeout_seconds)
             )
 
+    async def fit_index(self, collection: str, settings: IndexSettings, *, may_rebuild: bool) -> str:
+        """Have the index over the vectors fit the rows that are there.
+
+        Args:
+            collection: Physical name.
+            settings: What the corpus file wants.
+            may_rebuild: Whether nobody reads the collection yet.
+
+        Returns:
+            What to warn of, where it does not fit and stays; "" otherwise.
+        """
+        rows = await self.connection.count(collection)
+        wanted = fitting(settings, rows, is_lite=self.connection.settings.is_lite)
+        kind = await self.connection.index_kind(collection)
+        if kind == wanted.kind:
+            return ""
+        if may_rebuild:
+            await self.connection.rebuild_index(collection, wanted)
+            return ""
+        return (
+            f"the index over the vectors is {kind}, and {rows} rows should have {wanted.kind}; readers read it, so it"
+            ' stays: a night with index.update = "generation" builds it'
+        )
+
+    async def measure_index_recall(self, collection: str, questions: Sequence[Question], limit: int = 10) -> float:
+        """How much of the exact answer the index over the vectors finds: 1 for FLAT, which is exact.
+
+        Every vector is read, in batches: for a sample of questions, after a strong read.
+
+        Args:
+            collection: Physical name.
+            questions: Some.
+            limit: Rows to compare, for each.
+
+        Returns:
+            Share of the nearest rows that are among those found, from 0 to 1.
+        """
+        vectors = np.stack([question.vector for question in questions])
+
+        def measure() -> float:
+            found = self.connection.nearest(collection, list(vectors), limit, ["id"])
+            keys = [[row["id"] for row, _ in rows] for rows in found]
+            exact = ExactAnswers(self.connection.settings.metric, vectors, keys)
+            for batch in self.connection.scan(collection, ALL_ROWS, ("id", "embedding")):
+                exact.see([row["id"] for row in batch], np.asarray([row["embedding"] for row in batch], np.float32))
+            return exact.recall()
+
+        await self.connection.load(collection)
+        return await self.connection.call(measure)
+
     async def rank(self, collection: str, questions: Sequence[Question], limit: int) -> list[Ranking]:
         """The nodes that answer each question best by the URIs of their documents, best first: a request for all.
 
@@ -304,7 +357,6 @@ class Contents:
         """
         from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode  # noqa: PLC0415
 
-        store = await self.connection.store(collection)
         (words,) = await self._words(collection, [question])
         depth = max(limit, self.reranker.candidates) if self.reranker else limit
         query = VectorStoreQuery(
@@ -315,8 +367,7 @@ class Contents:
             mode=VectorStoreQueryMode.HYBRID if words else VectorStoreQueryMode.DEFAULT,
             output_fields=["text", "_node_content", "_node_type"],
         )
-        async with translated(self.connection.timeout_seconds):
-            found = await store.aquery(query, string_expr=condition)
+        found = await self.connection.query(collection, query, condition)
         hits = [hit_of(node, score) for node, score in zip(found.nodes or [], found.similarities or [], strict=True)]
         if self.reranker is None:
             return hits[:limit]

@@ -33,6 +33,7 @@ Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", ma
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f#]+$", max_length=500)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[^\s,]+$", max_length=100)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=100)]
+Parameter = bool | int | float | str
 FilterValue = bool | int | float | str | tuple[bool | int | float | str, ...]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 
@@ -355,6 +356,19 @@ class IndexSettings(Section):
         description="generation: built beside what readers see, then switched. in_place: written where readers read.",
     )
     keep: int = Field(2, ge=0, title="Keep", description="Earlier generations that stay for a rollback.")
+    type: Literal[
+        "auto", "FLAT", "HNSW", "HNSW_SQ", "HNSW_PQ", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN", "AUTOINDEX"
+    ] = Field(
+        "auto",
+        title="Type",
+        description="Of the index over the vectors, as Milvus names it. auto: FLAT for few rows, HNSW for many.",
+    )
+    build: dict[str, Parameter] = Field(
+        default_factory=dict, title="Build parameters", description="Of that type, such as M for HNSW."
+    )
+    search: dict[str, Parameter] = Field(
+        default_factory=dict, title="Search parameters", description="Of that type, such as ef for HNSW."
+    )
 
 
 class RetrievalSettings(Section):

@@ -10,7 +10,7 @@ from datetime import datetime
 from pydantic import SecretStr
 
 from nightloom.contents import WRITER, Contents
-from nightloom.corpus import MilvusSettings, RetrievalSettings
+from nightloom.corpus import IndexSettings, MilvusSettings, RetrievalSettings
 from nightloom.errors import IndexInconsistent, IndexInputError, IndexRefused, IndexTaken, IndexUnavailable
 from nightloom.generations import PROPERTY, Generation, new_name, parse_name
 from nightloom.keywords import Keywords
@@ -226,6 +226,7 @@ async def open_index(
     token: SecretStr | None = None,
     *,
     retrieval: RetrievalSettings | None = None,
+    vectors: IndexSettings | None = None,
 ) -> AsyncIterator[Index]:
     """Open an index for the running event loop.
 
@@ -234,12 +235,14 @@ async def open_index(
         alias: Of the index.
         token: Of Milvus.
         retrieval: How it is asked; only who writes or asks need say.
+        vectors: How its vectors are searched, likewise.
 
     Raises:
         IndexInputError: Milvus cannot be reached within seconds, refuses the token, its file is open elsewhere, or it
             is too old for hybrid retrieval.
     """
     async with open_connection(settings, token) as connection:
+        connection.search_given = vectors.search if vectors else {}
         if retrieval and retrieval.mode == "hybrid":
             await connection.check_bm25()
         yield Index(connection, alias, retrieval)

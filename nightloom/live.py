@@ -50,7 +50,7 @@ async def open_live(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[tu
     Raises:
         IndexInputError: Milvus cannot be reached, or nothing is live yet.
     """
-    async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval) as index:
+    async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval, vectors=corpus.index) as index:
         live = next((generation for generation in await index.generations() if generation.live), None)
         if live is None:
             raise IndexInputError(

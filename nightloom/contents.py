@@ -160,7 +160,6 @@ class Contents:
     async def _add(self, collection: str, pairs: Sequence[tuple[Node, Vectors]]) -> None:
         if not pairs:
             return
-        await self.connection.store(collection)
         keywords = await self._keywords(collection)
         rows = [row_of(node, vector, keywords) for node, vector in pairs]
         async with self._writers:

@@ -67,13 +67,8 @@ class Hit:
     section: str = ""
 
 
-def text_node(node: Node, vector: Vectors) -> Any:
-    """A node as LlamaIndex knows it; metadata with the names of typed fields land in those fields.
-
-    Args:
-        node: The node.
-        vector: float32, shape (dim,).
-    """
+def text_node(node: Node) -> Any:
+    """A node as LlamaIndex knows it; metadata with the names of typed fields land in those fields."""
     from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode  # noqa: PLC0415
 
     ref = node.document.ref
@@ -97,7 +92,6 @@ def text_node(node: Node, vector: Vectors) -> Any:
     return TextNode(
         id_=node.id,
         text=node.text,
-        embedding=vector.tolist(),
         metadata=metadata,
         # Other programs embed and prompt with the text alone, as we do.
         excluded_embed_metadata_keys=list(metadata),
@@ -116,8 +110,12 @@ def row_of(node: Node, vector: Vectors, keywords: Keywords | None) -> Row:
     """
     from llama_index.core.vector_stores.utils import node_to_metadata_dict  # noqa: PLC0415
 
-    known = text_node(node, vector)
-    row = {**node_to_metadata_dict(known, remove_text=True), "id": node.id, "text": node.text, "embedding": vector}
+    row = {
+        **node_to_metadata_dict(text_node(node), remove_text=True),
+        "id": node.id,
+        "text": node.text,
+        "embedding": vector,
+    }
     # Beside what LlamaIndex keeps of a node, not in it: it would be stored twice, and come back with every answer.
     return row if keywords is None else {**row, KEYWORDS: keywords.of_node(node)}
 

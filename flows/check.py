@@ -78,7 +78,8 @@ async def _queries(corpus: Corpus) -> str:
 
 
 async def _milvus(corpus: Corpus) -> str:
-    async with open_index(corpus.milvus, corpus.name, await milvus_token(corpus.milvus)) as index:
+    token = await milvus_token(corpus.milvus)
+    async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval) as index:
         if index.connection.is_absent:
             return f"{corpus.milvus.uri} does not exist yet; the first night creates it"
         generations = await index.generations()

@@ -88,14 +88,31 @@ def _night(corpus: Path, *, as_json: bool, allow_removals: bool = False, repair:
 def ask(
     corpus: CorpusFile,
     question: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="Passages at most.")] = 5,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", "-k", min=1, max=1000, help="Passages at most; default retrieval.top_k."),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="KEY=VALUE",
+            help="Metadata that passages must have, such as source=handbook or page=3; again for another key, or for"
+            " another value of the same.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the passages nearest to a question, each with its URI, position, score and text."""
+    """Show the passages that answer a question best, each with its URI, position, score and text."""
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
+    from nightloom.filters import parse_filters  # noqa: PLC0415
     from nightloom.screen import show_hits  # noqa: PLC0415
 
-    hits = _answer(corpus, lambda loaded, token: live.ask(loaded, token, question, top_k), as_json=as_json)
+    hits = _answer(
+        corpus,
+        lambda loaded, token: live.ask(loaded, token, question, top_k, parse_filters(filters or ())),
+        as_json=as_json,
+    )
     if as_json:
         passages = [dataclasses.asdict(hit) for hit in hits]
         print(json.dumps({"question": question, "passages": passages}, ensure_ascii=False))  # noqa: T201

@@ -15,6 +15,7 @@ from nightloom.changes import (
     IndexChanges,
     MilvusChanges,
     ReadingChanges,
+    RetrievalChanges,
     ShardChanges,
     SplittingChanges,
 )
@@ -45,6 +46,7 @@ async def nightly_reindex(
     embedder: EmbedderChanges | None = None,
     milvus: MilvusChanges | None = None,
     index: IndexChanges | None = None,
+    retrieval: RetrievalChanges | None = None,
     evaluation: EvaluationChanges | None = None,
     gate: GateChanges | None = None,
     shards: ShardChanges | None = None,
@@ -67,6 +69,7 @@ async def nightly_reindex(
         embedder: Over the keys of [embedder]. Another model, revision or text prefix embeds every document again.
         milvus: Over the keys of [milvus]. Another address is another index.
         index: Over the keys of [index].
+        retrieval: Over the keys of [retrieval]. Another mode or language embeds every document again.
         evaluation: Over the keys of [evaluation]; where the file has none, queries and judgements must be given.
         gate: Over the keys of [gate].
         shards: Over the keys of [shards].
@@ -81,6 +84,7 @@ async def nightly_reindex(
         "embedder": embedder,
         "milvus": milvus,
         "index": index,
+        "retrieval": retrieval,
         "evaluation": evaluation,
         "gate": gate,
         "shards": shards,

@@ -13,6 +13,7 @@ from nightloom.corpus import (
     IndexSettings,
     MilvusSettings,
     ReadingSettings,
+    RetrievalSettings,
     Section,
     ShardSettings,
     SplittingSettings,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:  # a type checker takes no class that is made at run time
     EmbedderChanges: TypeAlias = Section
     MilvusChanges: TypeAlias = Section
     IndexChanges: TypeAlias = Section
+    RetrievalChanges: TypeAlias = Section
     EvaluationChanges: TypeAlias = Section
     GateChanges: TypeAlias = Section
     ShardChanges: TypeAlias = Section
@@ -58,6 +60,7 @@ else:
     EmbedderChanges = changes_of(EmbedderSettings)
     MilvusChanges = changes_of(MilvusSettings)
     IndexChanges = changes_of(IndexSettings)
+    RetrievalChanges = changes_of(RetrievalSettings)
     EvaluationChanges = changes_of(EvaluationSettings)
     GateChanges = changes_of(GateSettings)
     ShardChanges = changes_of(ShardSettings)

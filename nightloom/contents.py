@@ -4,19 +4,24 @@ import asyncio
 import json
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
 
 from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, named, read_heads
 from nightloom.columns import Columns, in_requests, select, wanted
+from nightloom.corpus import IndexSettings
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import HELD, WHOLE, WRITER
-from nightloom.milvus import Connection, translated
+from nightloom.keywords import Keywords
+from nightloom.milvus import Connection
 from nightloom.planning import Head, rows_of, versions_of
-from nightloom.retrieval import Question, Ranking
+from nightloom.reranking import Reranker
+from nightloom.retrieval import LEG_NODES, Question, Ranking
 from nightloom.rows import (
+    ALL_ROWS,
     HEAD_FIELDS,
     HEADS,
     NOT_HEADS,
@@ -29,9 +34,10 @@ from nightloom.rows import (
     head_of,
     hit_of,
     parts,
-    text_node,
+    row_of,
 )
 from nightloom.splitting import Node
+from nightloom.vector_index import ExactAnswers, fitting
 
 WRITES_IN_FLIGHT = 3
 
@@ -44,9 +50,19 @@ class Contents:
     before stops at its next write.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        """The rows of an open Milvus, for a writer of its own."""
+    def __init__(
+        self, connection: Connection, keywords: Keywords | None = None, reranker: Reranker | None = None
+    ) -> None:
+        """The rows of an open Milvus, for a writer of its own.
+
+        Args:
+            connection: To Milvus.
+            keywords: For hybrid retrieval: what makes the keywords of nodes and of questions.
+            reranker: What orders the best nodes of a question anew.
+        """
         self.connection = connection
+        self.keywords = keywords
+        self.reranker = reranker
         self.writer = uuid4().hex
         # Milvus Lite is not safe under concurrent writers; a server is.
         self._writers_count = 1 if connection.settings.is_lite else WRITES_IN_FLIGHT
@@ -187,12 +203,15 @@ class Contents:
     async def _add(self, collection: str, pairs: Sequence[tuple[Node, Vectors]]) -> None:
         if not pairs:
             return
-        store = await self.connection.store(collection)
-        text_nodes = [text_node(node, vector) for node, vector in pairs]
+        keywords = await self._keywords(collection)
+        rows = [row_of(node, vector, keywords) for node, vector in pairs]
         async with self._writers:
             await self.check_claim(collection)
-            async with translated(self.connection.timeout_seconds):
-                await store.async_add(text_nodes)
+            await self.connection.upsert(collection, rows)
+
+    async def _keywords(self, collection: str) -> Keywords | None:
+        """What makes keywords for a generation; None where it holds none, or the corpus wants none."""
+        return self.keywords if self.keywords and await self.connection.is_hybrid(collection) else None
 
     async def delete_documents(self, collection: str, documents: Collection[str]) -> None:
         """Delete every row of documents.
@@ -267,8 +286,62 @@ class Contents:
                 lambda: self.connection.client.flush(collection, timeout=self.connection.timeout_seconds)
             )
 
+    async def fit_index(self, collection: str, settings: IndexSettings, *, may_rebuild: bool) -> str:
+        """Have the index over the vectors fit the rows that are there.
+
+        Args:
+            collection: Physical name.
+            settings: What the corpus file wants.
+            may_rebuild: Whether nobody reads the collection yet.
+
+        Returns:
+            What to warn of, where it does not fit and stays; "" otherwise.
+        """
+        rows = await self.connection.count(collection)
+        wanted = fitting(settings, rows, is_lite=self.connection.settings.is_lite)
+        kind = await self.connection.index_kind(collection)
+        if kind == wanted.kind:
+            return ""
+        if may_rebuild:
+            await self.connection.rebuild_index(collection, wanted)
+            return ""
+        return (
+            f"the index over the vectors is {kind}, and {rows} rows should have {wanted.kind}; readers read it, so it"
+            ' stays: a night with index.update = "generation" builds it'
+        )
+
+    async def is_exact(self, collection: str) -> bool:
+        """Whether the index over the vectors compares a question with every one of them."""
+        return await self.connection.index_kind(collection) == "FLAT"
+
+    async def measure_index_recall(self, collection: str, questions: Sequence[Question], limit: int = 10) -> float:
+        """How much of the exact answer the index over the vectors finds: 1 for FLAT, which is exact.
+
+        Every vector is read, in batches: for a sample of questions, after a strong read.
+
+        Args:
+            collection: Physical name.
+            questions: Some.
+            limit: Rows to compare, for each.
+
+        Returns:
+            Share of the nearest rows that are among those found, from 0 to 1.
+        """
+        vectors = np.stack([question.vector for question in questions])
+
+        def measure() -> float:
+            found = self.connection.nearest(collection, list(vectors), limit, ["id"])
+            keys = [[row["id"] for row, _ in rows] for rows in found]
+            exact = ExactAnswers(self.connection.settings.metric, vectors, keys)
+            for batch in self.connection.scan(collection, ALL_ROWS, ("id", "embedding")):
+                exact.see([row["id"] for row in batch], np.asarray([row["embedding"] for row in batch], np.float32))
+            return exact.recall()
+
+        await self.connection.load(collection)
+        return await self.connection.call(measure)
+
     async def rank(self, collection: str, questions: Sequence[Question], limit: int) -> list[Ranking]:
-        """The nodes nearest to each question by the URIs of their documents, best first: one request for all.
+        """The nodes that answer each question best by the URIs of their documents, best first: a request for all.
 
         They are as the last strong read left them.
 
@@ -278,26 +351,65 @@ class Contents:
             limit: Nodes at most, for each; up to 16,384.
         """
         await self.connection.load(collection)
-        vectors = [question.vector for question in questions]
-        return await self.connection.call(lambda: self.connection.nearest(collection, vectors, limit, "uri"))
+        words = await self._words(collection, questions)
+        if self.reranker is None:
+            found = await self.connection.call(lambda: self._rank(collection, questions, words, limit, ["uri"]))
+            return [[(row["uri"], score) for row, score in rows] for rows in found]
+        depth, fields = max(limit, self.reranker.candidates), ["uri", "text"]
+        found = await self.connection.call(lambda: self._rank(collection, questions, words, depth, fields))
+        texts = [[row["text"] for row, _ in rows] for rows in found]
+        orders = await self.reranker.orders([question.text for question in questions], texts)
+        return [
+            [(rows[at][0]["uri"], score) for at, score in order[:limit]]
+            for rows, order in zip(found, orders, strict=True)
+        ]
 
-    async def search(self, collection: str, question: Question, limit: int) -> list[Hit]:
-        """The nodes nearest to a question as passages, best first.
+    def _rank(
+        self, collection: str, questions: Sequence[Question], words: Sequence[str], limit: int, fields: Sequence[str]
+    ) -> list[list[tuple[Row, float]]]:
+        """By embedding alone where a question has no keywords."""
+        found: dict[int, list[tuple[Row, float]]] = {}
+        worded = [at for at, word in enumerate(words) if word]
+        if worded:
+            vectors = [questions[at].vector for at in worded]
+            rows = self.connection.fused(collection, vectors, [words[at] for at in worded], limit, fields)
+            found |= dict(zip(worded, rows, strict=True))
+        others = [at for at, word in enumerate(words) if not word]
+        if others:
+            vectors = [questions[at].vector for at in others]
+            found |= dict(zip(others, self.connection.nearest(collection, vectors, limit, fields), strict=True))
+        return [found[at] for at in range(len(questions))]
+
+    async def _words(self, collection: str, questions: Sequence[Question]) -> list[str]:
+        """The keywords of questions; "" for all where the generation holds none."""
+        keywords = await self._keywords(collection)
+        return [keywords.of_text(question.text) if keywords else "" for question in questions]
+
+    async def search(self, collection: str, question: Question, limit: int, condition: str = "") -> list[Hit]:
+        """The nodes that answer a question best as passages, best first.
 
         Args:
             collection: Physical name.
             question: It.
             limit: Nodes at most, up to 16,384.
+            condition: That they meet: see `nightloom.filters`.
         """
-        from llama_index.core.vector_stores.types import VectorStoreQuery  # noqa: PLC0415  seconds to import
+        from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode  # noqa: PLC0415
 
-        store = await self.connection.store(collection)
+        (words,) = await self._words(collection, [question])
+        depth = max(limit, self.reranker.candidates) if self.reranker else limit
         query = VectorStoreQuery(
-            query_str=question.text,
+            query_str=words,
             query_embedding=question.vector.tolist(),
-            similarity_top_k=limit,
+            # LlamaIndex fuses as many nodes of each kind as it gives back.
+            similarity_top_k=max(depth, LEG_NODES) if words else depth,
+            mode=VectorStoreQueryMode.HYBRID if words else VectorStoreQueryMode.DEFAULT,
             output_fields=["text", "_node_content", "_node_type"],
         )
-        async with translated(self.connection.timeout_seconds):
-            found = await store.aquery(query)
-        return [hit_of(node, score) for node, score in zip(found.nodes or [], found.similarities or [], strict=True)]
+        found = await self.connection.query(collection, query, condition)
+        hits = [hit_of(node, score) for node, score in zip(found.nodes or [], found.similarities or [], strict=True)]
+        if self.reranker is None:
+            return hits[:limit]
+        hits = hits[:depth]
+        (order,) = await self.reranker.orders([question.text], [[hit.text for hit in hits]])
+        return [replace(hits[at], score=score) for at, score in order[:limit]]

@@ -32,23 +32,12 @@ SHOWN_CHARACTERS = 80
 DEFAULT_TOLERANCE = 0.02
 """How far a metric may fall."""
 
-TOP_LEVEL_KEYS = (
-    "name",
-    "sources",
-    "splitting",
-    "embedder",
-    "milvus",
-    "index",
-    "evaluation",
-    "gate",
-    "shards",
-    "reports",
-)
-
 Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=ALIAS_LENGTH)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f#]+$", max_length=500)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[^\s,]+$", max_length=100)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=100)]
+Parameter = bool | int | float | str
+FilterValue = bool | int | float | str | tuple[bool | int | float | str, ...]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 
 KINDS = ("path", "url", "urls", "sitemap", "jsonl", "csv", "parquet", "store", "git")
@@ -370,6 +359,49 @@ class IndexSettings(Section):
         description="generation: built beside what readers see, then switched. in_place: written where readers read.",
     )
     keep: int = Field(2, ge=0, title="Keep", description="Earlier generations that stay for a rollback.")
+    type: Literal[
+        "auto", "FLAT", "HNSW", "HNSW_SQ", "HNSW_PQ", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN", "AUTOINDEX"
+    ] = Field(
+        "auto",
+        title="Type",
+        description="Of the index over the vectors, as Milvus names it. auto: FLAT for few rows, HNSW for many.",
+    )
+    build: dict[str, Parameter] = Field(
+        default_factory=dict, title="Build parameters", description="Of that type, such as M for HNSW."
+    )
+    search: dict[str, Parameter] = Field(
+        default_factory=dict, title="Search parameters", description="Of that type, such as ef for HNSW."
+    )
+
+
+class RetrievalSettings(Section):
+    """How questions find nodes: what `ask`, the golden queries and the gate all do."""
+
+    mode: Literal["dense", "hybrid"] = Field(
+        "dense",
+        title="Mode",
+        description="dense: by embedding. hybrid: by embedding and by keywords (BM25), fused by rank.",
+    )
+    language: str = Field(
+        "english",
+        title="Language",
+        description='Of the texts, whose words are stemmed and whose stop words left out of the keywords; "none".',
+    )
+    top_k: int = Field(5, ge=1, le=1000, title="Passages", description="That `ask` shows, at most.")
+    filter: dict[str, FilterValue] = Field(
+        default_factory=dict,
+        title="Filter",
+        description="Metadata that the passages of `ask` must have: a value, or a list of values, by key.",
+    )
+    reranker: str | None = Field(
+        None,
+        min_length=1,
+        title="Reranker",
+        description='A cross-encoder that orders the best candidates anew: a hub name, a folder, or "package:NAME".',
+    )
+    rerank_candidates: int = Field(
+        50, ge=1, le=1000, title="Candidates", description="Nodes of a question that the reranker reads."
+    )
 
 
 class EvaluationSettings(Section):
@@ -485,6 +517,7 @@ class Corpus(Section):
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, title="Embedder")
     milvus: MilvusSettings = Field(default_factory=MilvusSettings, title="Milvus")
     index: IndexSettings = Field(default_factory=IndexSettings, title="Index")
+    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings, title="Retrieval")
     evaluation: EvaluationSettings | None = Field(None, title="Evaluation")
     gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
     shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")
@@ -575,7 +608,7 @@ def _overlay_environment(values: dict[str, Any], environ: Mapping[str, str]) -> 
             continue
         *parents, last = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         known = (parents or [last])[0]
-        if known not in TOP_LEVEL_KEYS:
+        if known not in Corpus.model_fields:
             raise CorpusFileError(f"environment: {variable}: no key {known!r} in a corpus file{_nearest(known)}")
         target: Any = values
         for part in parents:
@@ -678,7 +711,7 @@ def _shown(problem: ErrorDetails) -> str:
 
 
 def _nearest(key: str) -> str:
-    known: set[str] = set(TOP_LEVEL_KEYS)
+    known: set[str] = set(Corpus.model_fields)
     for section in Section.__subclasses__():
         known.update(section.model_fields)
     close = difflib.get_close_matches(key, sorted(known), n=1)
@@ -706,9 +739,15 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
     if corpus.evaluation:
         files = {key: absolute(getattr(corpus.evaluation, key)) for key in ("queries", "qrels", "folder")}
         updates["evaluation"] = corpus.evaluation.model_copy(update=files)
-    model = corpus.embedder.model
-    if model.startswith((".", "/", "~")) or (base / model).is_dir():
-        updates["embedder"] = corpus.embedder.model_copy(update={"model": str(absolute(Path(model)))})
+
+    def located_model(name: str) -> str:
+        is_folder = name.startswith((".", "/", "~")) or (base / name).is_dir()
+        return str(absolute(Path(name))) if is_folder else name
+
+    updates["embedder"] = corpus.embedder.model_copy(update={"model": located_model(corpus.embedder.model)})
+    if corpus.retrieval.reranker:
+        reranker = located_model(corpus.retrieval.reranker)
+        updates["retrieval"] = corpus.retrieval.model_copy(update={"reranker": reranker})
     return corpus.model_copy(update=updates)
 
 

@@ -40,7 +40,7 @@ class Embedder:
             EmbedderError: Unknown model, no network for it, or weights that are not safetensors.
         """
         self.settings = settings
-        self.folder = find_model(settings)
+        self.folder = find_model(settings.model, settings.revision)
         self.max_tokens = _read_limit(self.folder)
         self._one_caller = threading.Lock()
 
@@ -190,44 +190,46 @@ def unusable(vectors: Vectors) -> npt.NDArray[np.bool_]:
     return np.asarray(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
 
 
-def find_model(settings: EmbedderSettings) -> Path:
-    """The folder that holds the model's files, fetched from the hub where it must be.
+def find_model(name: str, revision: str | None = None, key: str = "embedder.model") -> Path:
+    """The folder that holds a model's files, fetched from the hub where it must be.
+
+    Args:
+        name: A hub name, an absolute path, or "package:NAME".
+        revision: Commit of a hub model.
+        key: Of the corpus file, which errors name.
 
     Raises:
         EmbedderError: Says what is wrong with the name, the network or the files.
     """
-    name = settings.model
     if name.startswith(PACKAGE_SCHEME):
-        folder = _package_model(name.removeprefix(PACKAGE_SCHEME))
+        folder = _package_model(name.removeprefix(PACKAGE_SCHEME), key)
     elif Path(name).is_absolute():
         folder = Path(name)
     else:
-        folder = _hub_model(name, settings.revision)
+        folder = _hub_model(name, revision, key)
     if not folder.is_dir():
-        raise EmbedderError(f"embedder.model: {name}: there is no such folder; mend the path, or give a hub name")
+        raise EmbedderError(f"{key}: {name}: there is no such folder; mend the path, or give a hub name")
     if not (folder / "config.json").exists():
-        raise EmbedderError(f"embedder.model: {name}: no model in {folder}: it has no config.json")
+        raise EmbedderError(f"{key}: {name}: no model in {folder}: it has no config.json")
     if not any(folder.glob("*.safetensors")):
         raise EmbedderError(
-            f"embedder.model: {name}: its weights are not safetensors, and other formats can run code when loaded;"
+            f"{key}: {name}: its weights are not safetensors, and other formats can run code when loaded;"
             " convert them, or choose a model that has model.safetensors"
         )
     return folder
 
 
-def _package_model(package: str) -> Path:
+def _package_model(package: str, key: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None or not spec.submodule_search_locations:
-        raise EmbedderError(
-            f"embedder.model: {PACKAGE_SCHEME}{package}: no such package is installed; install it with pip"
-        )
+        raise EmbedderError(f"{key}: {PACKAGE_SCHEME}{package}: no such package is installed; install it with pip")
     found = sorted(Path(spec.origin).parent.rglob("config.json"), key=lambda file: len(file.parts))
     if not found:
-        raise EmbedderError(f"embedder.model: {PACKAGE_SCHEME}{package}: the package carries no model")
+        raise EmbedderError(f"{key}: {PACKAGE_SCHEME}{package}: the package carries no model")
     return found[0].parent
 
 
-def _hub_model(name: str, revision: str | None) -> Path:
+def _hub_model(name: str, revision: str | None, key: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415  only models of the hub need it
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
@@ -249,7 +251,7 @@ def _hub_model(name: str, revision: str | None) -> Path:
         reason = f"the hub answers HTTP {status}: check the name, the revision, and HF_TOKEN for a gated model"
     except OSError as error:
         reason = f"{error}"
-    raise EmbedderError(f"embedder.model: {name}: unknown model or no network for it: {reason}")
+    raise EmbedderError(f"{key}: {name}: unknown model or no network for it: {reason}")
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pydantic import SecretStr
 
 from nightloom.contents import Contents
-from nightloom.corpus import MilvusSettings
+from nightloom.corpus import IndexSettings, MilvusSettings, RetrievalSettings
 from nightloom.errors import IndexInconsistent, IndexInputError, IndexRefused, IndexTaken, IndexUnavailable
 from nightloom.generations import (
     EMBEDDER,
@@ -28,8 +28,10 @@ from nightloom.generations import (
     new_name,
     parse_name,
 )
+from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, open_connection
 from nightloom.planning import Head, versions_of
+from nightloom.reranking import Reranker
 from nightloom.rows import HEADS, among
 
 PROOFS = 20
@@ -52,11 +54,14 @@ class Index:
         contents: Their rows.
     """
 
-    def __init__(self, connection: Connection, alias: str) -> None:
-        """An index in an open Milvus."""
+    def __init__(self, connection: Connection, alias: str, retrieval: RetrievalSettings | None = None) -> None:
+        """An index in an open Milvus, and how it is asked."""
+        asked = retrieval or RetrievalSettings()
+        keywords = Keywords(asked.language) if asked.mode == "hybrid" else None
+        reranker = Reranker(asked.reranker, asked.rerank_candidates) if asked.reranker else None
         self.connection = connection
         self.alias = alias
-        self.contents = Contents(connection)
+        self.contents = Contents(connection, keywords, reranker)
 
     async def generations(self) -> list[Generation]:
         """The generations of this index, oldest first.
@@ -131,7 +136,8 @@ class Index:
             EMBEDDER: embedder,
             WRITER: writer,
         }
-        await self.connection.create(name, dim=dim, properties=properties)
+        hybrid = self.contents.keywords is not None
+        await self.connection.create(name, dim=dim, properties=properties, hybrid=hybrid)
         return generation
 
     async def set_scores(self, collection: str, evaluation: str, scores: Mapping[str, float]) -> None:
@@ -258,11 +264,29 @@ def proof_of(before: Mapping[str, Head], after: Mapping[str, str]) -> dict[str, 
 
 
 @asynccontextmanager
-async def open_index(settings: MilvusSettings, alias: str, token: SecretStr | None = None) -> AsyncIterator[Index]:
+async def open_index(
+    settings: MilvusSettings,
+    alias: str,
+    token: SecretStr | None = None,
+    *,
+    retrieval: RetrievalSettings | None = None,
+    vectors: IndexSettings | None = None,
+) -> AsyncIterator[Index]:
     """Open an index for the running event loop.
 
+    Args:
+        settings: Where Milvus is.
+        alias: Of the index.
+        token: Of Milvus.
+        retrieval: How it is asked; only who writes or asks need say.
+        vectors: How its vectors are searched, likewise.
+
     Raises:
-        IndexInputError: Milvus cannot be reached within seconds, refuses the token, or its file is open elsewhere.
+        IndexInputError: Milvus cannot be reached within seconds, refuses the token, its file is open elsewhere, or it
+            is too old for hybrid retrieval.
     """
     async with open_connection(settings, token) as connection:
-        yield Index(connection, alias)
+        connection.search_given = vectors.search if vectors else {}
+        if retrieval and retrieval.mode == "hybrid":
+            await connection.check_bm25()
+        yield Index(connection, alias, retrieval)

@@ -1,7 +1,7 @@
 """What readers of the live index ask: passages, scores, status."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,10 +9,11 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from nightloom.corpus import Corpus, EvaluationSettings
+from nightloom.corpus import Corpus, EvaluationSettings, FilterValue
 from nightloom.embedding import Embedder
 from nightloom.errors import IndexInputError, InputError, SourceError
 from nightloom.evaluation import Judged, Scores, judge, score_run
+from nightloom.filters import condition
 from nightloom.fingerprint import fingerprint
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
@@ -50,7 +51,7 @@ async def open_live(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[tu
     Raises:
         IndexInputError: Milvus cannot be reached, or nothing is live yet.
     """
-    async with open_index(corpus.milvus, corpus.name, token) as index:
+    async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval, vectors=corpus.index) as index:
         live = next((generation for generation in await index.generations() if generation.live), None)
         if live is None:
             raise IndexInputError(
@@ -59,21 +60,36 @@ async def open_live(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[tu
         yield index, live
 
 
-async def ask(corpus: Corpus, token: SecretStr | None, question: str, top_k: int) -> list[Hit]:
-    """The passages nearest to a question, best first.
+async def ask(
+    corpus: Corpus,
+    token: SecretStr | None,
+    question: str,
+    top_k: int | None = None,
+    filters: Mapping[str, FilterValue] | None = None,
+) -> list[Hit]:
+    """The passages that answer a question best, best first.
+
+    Args:
+        corpus: The corpus.
+        token: Of Milvus.
+        question: It.
+        top_k: Passages at most; default the corpus's.
+        filters: Metadata that they must have; over the corpus's own, key by key.
 
     Raises:
-        InputError: The question is empty or far too long, or there is no index.
+        InputError: The question is empty or far too long, a filter is none, or there is no index.
         IndexInputError: The live generation was made with another embedder than the corpus file now names.
     """
     if not question.strip():
         raise InputError("the question is empty")
     if len(question.encode("utf-8", "replace")) > MAX_QUESTION_BYTES:
         raise InputError(f"the question is longer than {MAX_QUESTION_BYTES} bytes; ask it in fewer words")
+    wanted = condition({**corpus.retrieval.filter, **(filters or {})}, corpus.sources)
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live)
         vectors = await embedder.embed_queries([question])
-        return await index.contents.search(live.name, Question(question, vectors[0]), top_k)
+        limit = top_k or corpus.retrieval.top_k
+        return await index.contents.search(live.name, Question(question, vectors[0]), limit, wanted)
 
 
 async def evaluate_live(

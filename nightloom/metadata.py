@@ -30,6 +30,8 @@ RESERVED = frozenset(
         "validator",
         "_node_content",
         "_node_type",
+        "bm25_keywords",
+        "sparse_embedding",
     }
 )
 """Fields of a row that are ours or LlamaIndex's."""

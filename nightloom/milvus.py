@@ -5,7 +5,8 @@ The only module that imports pymilvus; `nightloom.index` says what is asked of t
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import grpc
 import pymilvus.client.entity_helper
 from pydantic import SecretStr
-from pymilvus import DataType, MilvusClient, MilvusException
+from pymilvus import AnnSearchRequest, DataType, Function, FunctionType, MilvusClient, MilvusException, RRFRanker
 from pymilvus import exceptions as milvus_errors
 from pymilvus.client.constants import BOUNDED_TS
 from pymilvus.client.prepare import Prepare
@@ -23,19 +24,26 @@ from pymilvus.client.utils import check_status
 from pymilvus.grpc_gen import milvus_pb2
 
 from nightloom.columns import Columns, column
-from nightloom.corpus import MilvusSettings
+from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
-from nightloom.rows import READ_ROWS, WRITE_ROWS, Row, checked_node_id
+from nightloom.retrieval import BM25, LEG_NODES, RRF_K
+from nightloom.rows import KEYWORDS, READ_ROWS, SPARSE, WRITE_ROWS, Row, checked_node_id
+from nightloom.vector_index import VectorIndex, search_parameters
 
 if TYPE_CHECKING:
+    from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
     from llama_index.vector_stores.milvus import MilvusVectorStore
     from pymilvus.milvus_client import IndexParams
 
 Result = TypeVar("Result")
 
 MAX_VARCHAR_BYTES = 65_535
+BM25_SINCE = (2, 5)
+"""The first version of the server that makes sparse vectors of texts."""
 CONNECT_SECONDS = 5
+BUILD_SECONDS = 7_200
+"""For an index over millions of vectors."""
 LOAD_SECONDS = 600
 """For a collection to be ready for reads: the server reads all of it first."""
 NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
@@ -65,6 +73,9 @@ class Connection:
     """An open Milvus: a server, or a Milvus Lite file.
 
     Calls that time out or are refused for now raise `IndexUnavailable`; what no retry mends raises `IndexRefused`.
+
+    Attributes:
+        search_given: Parameters of searches, as the corpus file has them.
     """
 
     def __init__(self, settings: MilvusSettings, token: SecretStr | None) -> None:
@@ -74,6 +85,9 @@ class Connection:
         self._opened: MilvusClient | None = None
         self._stores: dict[str, MilvusVectorStore] = {}
         self._loaded: set[str] = set()
+        self._hybrid: dict[str, bool] = {}
+        self._kinds: dict[str, str] = {}
+        self.search_given: Mapping[str, Parameter] = {}
 
     @property
     def is_absent(self) -> bool:
@@ -117,15 +131,66 @@ class Connection:
             self._loaded.add(collection)
 
     def _load(self, collection: str) -> None:
-        # A process that was killed while it created the collection may have left it without its index.
-        if not self.client.list_indexes(collection):
-            self.client.create_index(collection, self._indexes(), timeout=self.timeout_seconds)
+        # A process that was killed while it created an index may have left the collection without it.
+        present = self.client.list_indexes(collection)
+        wanted = {"embedding", SPARSE} if self._is_hybrid(collection) else {"embedding"}
+        if missing := wanted - set(present):
+            indexes = self._indexes(missing, VectorIndex("FLAT"))
+            self.client.create_index(collection, indexes, timeout=self.timeout_seconds)
         self.client.load_collection(collection, timeout=LOAD_SECONDS)
 
-    def _indexes(self) -> "IndexParams":
+    def _indexes(self, fields: Collection[str], vectors: VectorIndex) -> "IndexParams":
         indexes = self.client.prepare_index_params()
-        indexes.add_index("embedding", index_name="embedding", index_type="FLAT", metric_type=self.settings.metric)
+        if "embedding" in fields:
+            indexes.add_index(
+                "embedding",
+                index_name="embedding",
+                index_type=vectors.kind,
+                metric_type=self.settings.metric,
+                params=dict(vectors.build),
+            )
+        if SPARSE in fields:
+            indexes.add_index(
+                SPARSE, index_name=SPARSE, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25", params=BM25
+            )
         return indexes
+
+    async def index_kind(self, collection: str) -> str:
+        """Type of the index over a collection's vectors."""
+        return await self.call(lambda: self._index_kind(collection))
+
+    def _index_kind(self, collection: str) -> str:
+        if collection not in self._kinds:
+            found = self.client.describe_index(collection, "embedding", timeout=self.timeout_seconds)
+            self._kinds[collection] = str(found["index_type"])
+        return self._kinds[collection]
+
+    async def rebuild_index(self, collection: str, vectors: VectorIndex) -> None:
+        """Put another index over a collection's vectors; meanwhile nobody can read it."""
+        await self.call(lambda: self._rebuild_index(collection, vectors))
+
+    def _rebuild_index(self, collection: str, vectors: VectorIndex) -> None:
+        self._kinds.pop(collection, None)
+        # Only what is sealed is indexed.
+        self.client.flush(collection, timeout=self.timeout_seconds)
+        self.client.release_collection(collection, timeout=self.timeout_seconds)
+        self.client.drop_index(collection, "embedding", timeout=self.timeout_seconds)
+        indexes = self._indexes({"embedding"}, vectors)
+        self.client.create_index(collection, indexes, timeout=BUILD_SECONDS)
+        self.client.load_collection(collection, timeout=LOAD_SECONDS)
+
+    def _search_parameters(self, collection: str, limit: int) -> dict[str, Any]:
+        return search_parameters(self._index_kind(collection), self.search_given, limit)
+
+    async def is_hybrid(self, collection: str) -> bool:
+        """Whether a collection holds keywords beside its embeddings."""
+        return await self.call(lambda: self._is_hybrid(collection))
+
+    def _is_hybrid(self, collection: str) -> bool:
+        if collection not in self._hybrid:
+            fields = self.client.describe_collection(collection, timeout=self.timeout_seconds)["fields"]
+            self._hybrid[collection] = any(field["name"] == KEYWORDS for field in fields)
+        return self._hybrid[collection]
 
     async def count(self, collection: str) -> int:
         """Rows, physical duplicates included; a strong read, so that reads after it see every write before it."""
@@ -169,19 +234,49 @@ class Connection:
             batches.close()
 
     def nearest(
-        self, collection: str, vectors: Sequence[Vectors], limit: int, field: str
-    ) -> list[list[tuple[str, float]]]:
-        """A field and the score of the rows nearest to each vector, best first, in this thread."""
+        self, collection: str, vectors: Sequence[Vectors], limit: int, fields: Sequence[str]
+    ) -> list[list[tuple[Row, float]]]:
+        """Some fields and the score of the rows nearest to each vector, best first, in this thread."""
         found = self.client.search(
             collection,
             data=list(vectors),
             anns_field="embedding",
             limit=limit,
-            output_fields=[field],
+            output_fields=list(fields),
+            search_params={"params": self._search_parameters(collection, limit)},
             consistency_level="Bounded",
             timeout=self.timeout_seconds,
         )
-        return [[(hit["entity"][field], hit["distance"]) for hit in hits] for hits in found]
+        return [[(hit["entity"], hit["distance"]) for hit in hits] for hits in found]
+
+    def fused(
+        self, collection: str, vectors: Sequence[Vectors], keywords: Sequence[str], limit: int, fields: Sequence[str]
+    ) -> list[list[tuple[Row, float]]]:
+        """The same for a collection with keywords: found by embedding and by BM25, fused by reciprocal rank.
+
+        Args:
+            collection: Its name.
+            vectors: n of them.
+            keywords: Of the same n questions, none of them empty.
+            limit: Rows at most, for each.
+            fields: To give back.
+        """
+        depth = max(limit, LEG_NODES)
+        dense = {"metric_type": self.settings.metric, "params": self._search_parameters(collection, depth)}
+        legs = [
+            AnnSearchRequest(list(vectors), "embedding", dense, depth),
+            AnnSearchRequest(list(keywords), SPARSE, {"metric_type": "BM25"}, depth),
+        ]
+        found = self.client.hybrid_search(
+            collection,
+            legs,
+            ranker=RRFRanker(RRF_K),
+            limit=limit,
+            output_fields=list(fields),
+            consistency_level="Bounded",
+            timeout=self.timeout_seconds,
+        )
+        return [[(hit["entity"], hit["distance"]) for hit in hits] for hits in found]
 
     def read_columns(self, collection: str, condition: str) -> Iterator[Columns]:
         """Every field of rows in batches, as the last strong read left them, as Milvus sends them: for `write_columns`.
@@ -208,7 +303,8 @@ class Connection:
             keys = column(answer.fields_data, "id") if answer.fields_data else ()
             if not keys:
                 return
-            yield answer.fields_data
+            # Milvus Lite gives what it has made of the keywords, too, and takes it from nobody.
+            yield [field for field in answer.fields_data if field.field_name != SPARSE]
             after = f' and id > "{checked_node_id(keys[-1])}"'
 
     def write_columns(self, collection: str, columns: Columns) -> int:
@@ -218,31 +314,50 @@ class Connection:
         check_status(self._stub.Upsert(request, timeout=self.timeout_seconds).status)
         return count
 
+    async def upsert(self, collection: str, rows: Sequence[Row]) -> None:
+        """Upsert rows, some to a request."""
+        store = await self.store(collection)
+        async with translated(self.timeout_seconds):
+            for start in range(0, len(rows), WRITE_ROWS):
+                await store.aclient.upsert(collection, list(rows[start : start + WRITE_ROWS]))
+
     @property
     def _stub(self) -> Any:
         return self.client._get_connection()._stub  # noqa: SLF001  there is no public way to columns
 
     async def store(self, collection: str) -> "MilvusVectorStore":
-        """LlamaIndex's view of a collection, for its asynchronous inserts and queries."""
+        """LlamaIndex's view of a collection, for its asynchronous client and queries."""
         if collection not in self._stores:
             await self.load(collection)
             store = await asyncio.to_thread(self._open_store, collection)
             self._stores.setdefault(collection, store)
         return self._stores[collection]
 
+    async def query(self, collection: str, query: "VectorStoreQuery", condition: str) -> "VectorStoreQueryResult":
+        """Ask through LlamaIndex for nodes that meet a condition; "" for any."""
+        store = await self.store(collection)
+        limit = query.similarity_top_k
+        parameters = await self.call(lambda: self._search_parameters(collection, limit))
+        store.search_config = parameters  # where it asks in two ways, it looks for them here
+        async with translated(self.timeout_seconds):
+            return await store.aquery(query, string_expr=condition, milvus_search_config={"params": parameters})
+
     def _open_store(self, collection: str) -> "MilvusVectorStore":
         from llama_index.vector_stores.milvus import MilvusVectorStore  # noqa: PLC0415  seconds to import
         from llama_index.vector_stores.milvus.base import IndexManagement  # noqa: PLC0415
+        from llama_index.vector_stores.milvus.utils import BM25BuiltInFunction  # noqa: PLC0415
 
         with translating():
+            hybrid = self._is_hybrid(collection)
             return MilvusVectorStore(
                 uri=self.settings.uri,
                 token=self._token,
                 collection_name=collection,
                 overwrite=False,
-                upsert_mode=True,
                 similarity_metric=self.settings.metric,
-                batch_size=WRITE_ROWS,
+                enable_sparse=hybrid,
+                sparse_embedding_function=BM25BuiltInFunction(KEYWORDS, SPARSE) if hybrid else None,
+                hybrid_ranker_params={"k": RRF_K},
                 index_management=IndexManagement.NO_VALIDATION,
                 timeout=self.timeout_seconds,
                 grpc_options=_options(self.settings),
@@ -251,6 +366,22 @@ class Connection:
     async def version(self) -> str:
         """What the server, or Milvus Lite, says of its version."""
         return await self.call(lambda: str(self.client.get_server_version()))
+
+    async def check_bm25(self) -> None:
+        """Check that Milvus makes sparse vectors of keywords: Milvus Lite does, and servers do from 2.5 on.
+
+        Raises:
+            IndexInputError: It does not.
+        """
+        if self.settings.is_lite:
+            return
+        version = await self.version()
+        number = re.search(r"(\d+)\.(\d+)", version)
+        if number and (int(number[1]), int(number[2])) < BM25_SINCE:
+            raise IndexInputError(
+                f'retrieval.mode: "hybrid" needs Milvus {BM25_SINCE[0]}.{BM25_SINCE[1]} or later, and the server at'
+                f' {self.settings.uri} is {version}; upgrade it, or set mode = "dense"'
+            )
 
     async def close(self) -> None:
         """Close every client; a Milvus Lite file is then free for another process."""
@@ -267,17 +398,18 @@ class Connection:
         if self.settings.is_lite:
             await asyncio.to_thread(_release_lite, self.settings.uri)
 
-    async def create(self, collection: str, *, dim: int, properties: Mapping[str, str]) -> None:
+    async def create(self, collection: str, *, dim: int, properties: Mapping[str, str], hybrid: bool = False) -> None:
         """Create an empty collection with our fields, loaded.
 
         Args:
             collection: Its name.
             dim: Dimensions of its embeddings.
             properties: Kept with it, and there from the first moment.
+            hybrid: Whether its rows hold keywords, which Milvus indexes for BM25.
         """
-        await self.call(lambda: self._create(collection, dim, properties))
+        await self.call(lambda: self._create(collection, dim, properties, hybrid=hybrid))
 
-    def _create(self, collection: str, dim: int, properties: Mapping[str, str]) -> None:
+    def _create(self, collection: str, dim: int, properties: Mapping[str, str], *, hybrid: bool) -> None:
         client = self.client
         schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
@@ -289,10 +421,22 @@ class Connection:
         schema.add_field("position", DataType.INT64)
         schema.add_field("total", DataType.INT64)
         schema.add_field("uri", DataType.VARCHAR, max_length=MAX_VARCHAR_BYTES)
+        if hybrid:
+            # They are split at their spaces; "standard" is what every kind of Milvus has.
+            analyzer = {"tokenizer": "standard"}
+            schema.add_field(
+                KEYWORDS,
+                DataType.VARCHAR,
+                max_length=MAX_VARCHAR_BYTES,
+                enable_analyzer=True,
+                analyzer_params=analyzer,
+            )
+            schema.add_field(SPARSE, DataType.SPARSE_FLOAT_VECTOR)
+            schema.add_function(Function("bm25", FunctionType.BM25, [KEYWORDS], [SPARSE]))
         client.create_collection(
             collection,
             schema=schema,
-            index_params=self._indexes(),
+            index_params=self._indexes({"embedding", SPARSE} if hybrid else {"embedding"}, VectorIndex("FLAT")),
             consistency_level="Bounded",
             properties=dict(properties),
             timeout=self.timeout_seconds,

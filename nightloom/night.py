@@ -116,6 +116,8 @@ class Night:
         self.started = datetime.now(UTC)
         self.golden: GoldenQueries | None = load_golden(corpus.evaluation) if corpus.evaluation else None
         self.embedder = Embedder(corpus.embedder)
+        if index.contents.reranker:
+            _ = index.contents.reranker.folder  # found before anything is written
         self.splitter = Splitter(corpus.splitting, self.embedder)
         self.fingerprint = fingerprint(corpus, self.embedder)
         self.embedder_turn = asyncio.Lock()
@@ -432,6 +434,8 @@ class Night:
                 f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(uris)}"
             )
         contents = self.index.contents
+        unfit = await contents.fit_index(target.name, self.corpus.index, may_rebuild=not self.in_place)
+        self.warnings += [unfit] if unfit else []
         self.nodes.total = await contents.verify(target.name, self.versions, every_row=self._resumed)
         await contents.flush(target.name)
         await self.index.set_whole(target.name)
@@ -464,6 +468,7 @@ class Night:
         trial.probes, trial.vectors = await prober.probe(
             self._target().name, self.drawn, self.corpus.gate.probes, len(self.versions), self._concurrency
         )
+        trial.index_recall = await prober.index_recall(self._target().name)
 
     async def _ask_golden(self, trial: Trial, golden: GoldenQueries, judged: Judged) -> None:
         generation = self.target or self._live()
@@ -654,7 +659,7 @@ class Night:
             else [],
             queries=self._query_counts(),
             probes=ProbeCounts.of(self.trial.probes, self.corpus.gate.probe_recall) if self.trial.probes else None,
-            vectors=VectorCounts.of(self.trial.vectors, self.trial.duplicate_rate) if self.trial.vectors else None,
+            vectors=self._vector_counts(),
             history=[*self._history, record][-NIGHTS:],
             quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in self.quarantined],
             warnings=self.warnings + [f"{note}: {count} documents" for note, count in sorted(self.notes.items())],
@@ -676,6 +681,10 @@ class Night:
 
     def _text_of(self, query: str) -> str:
         return self.golden.texts[query] if self.golden else ""
+
+    def _vector_counts(self) -> VectorCounts | None:
+        trial = self.trial
+        return VectorCounts.of(trial.vectors, trial.duplicate_rate, trial.index_recall) if trial.vectors else None
 
     def _query_counts(self) -> QueryCounts | None:
         scores = self.trial.scores
@@ -701,7 +710,9 @@ async def open_night(
     """
     progress = Progress()
     with tempfile.TemporaryDirectory(prefix="nightloom-") as folder, Readers(corpus.reading) as readers:
-        async with open_index(corpus.milvus, corpus.name, token) as index:
+        async with open_index(
+            corpus.milvus, corpus.name, token, retrieval=corpus.retrieval, vectors=corpus.index
+        ) as index:
             night = await asyncio.to_thread(
                 Night, corpus, index, Path(folder), progress, readers, allow_removals=allow_removals, repair=repair
             )

@@ -145,11 +145,14 @@ class VectorCounts(ReportPart):
     not_unit: int = Field(description="With a vector of another length than 1.")
     alike: float = Field(description="Mean cosine similarity of the vectors of different texts.")
     duplicate_rate: float = Field(description="Share of the documents that repeat the content of another.")
+    index_recall: float | None = Field(
+        None, description="Share of the exact answers that the index over the vectors finds; null where it is exact."
+    )
 
     @classmethod
-    def of(cls, checks: VectorChecks, duplicate_rate: float) -> Self:
+    def of(cls, checks: VectorChecks, duplicate_rate: float, index_recall: float | None) -> Self:
         """From the checks of a sample."""
-        return cls(**asdict(checks), duplicate_rate=duplicate_rate)
+        return cls(**asdict(checks), duplicate_rate=duplicate_rate, index_recall=index_recall)
 
 
 class QuarantineEntry(ReportPart):
@@ -309,6 +312,8 @@ def _probes(report: RunReport) -> list[str]:
         f" {vectors.not_unit} not of unit length; mean similarity of different texts {vectors.alike:.2f}."
         f" {vectors.duplicate_rate:.1%} of the documents repeat another."
     )
+    if vectors.index_recall is not None:
+        rows += f" The index over the vectors finds {vectors.index_recall:.1%} of the exact answers."
     return [f"## Probes\n\n{says}\n\n{rows}"]
 
 

@@ -12,6 +12,12 @@ MOST_NODES = 16_384
 BATCH = 10
 """Questions that one request asks: with more, Milvus answers no faster."""
 
+RRF_K = 60
+"""Of reciprocal rank fusion: a node counts 1 / (k + rank) for each way in which it was found."""
+LEG_NODES = 100
+"""Found by embedding and by keywords each, at least, before they are fused."""
+BM25 = {"bm25_k1": 1.2, "bm25_b": 0.75}
+
 Ranking = list[tuple[str, float]]
 """URI and score, best first."""
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from nightloom.documents import ID_HEX_DIGITS
 from nightloom.embedding import Vectors
 from nightloom.errors import IndexRefused
+from nightloom.keywords import Keywords
 from nightloom.planning import Head
 from nightloom.splitting import Node
 
@@ -17,6 +18,11 @@ Item = TypeVar("Item")
 
 SHOWN_TO_MODELS = frozenset({"uri", "title", "section", "page"})
 """Metadata that LlamaIndex puts into a prompt with the text."""
+
+KEYWORDS = "bm25_keywords"
+"""The field of the text that BM25 reads, in a generation for hybrid retrieval."""
+SPARSE = "sparse_embedding"
+"""The field that Milvus makes of it; the name is the one that LlamaIndex looks for."""
 
 READ_ROWS = 2_000
 """Rows of a batch that is read, and of a request that copies it."""
@@ -61,13 +67,8 @@ class Hit:
     section: str = ""
 
 
-def text_node(node: Node, vector: Vectors) -> Any:
-    """A node as LlamaIndex knows it; metadata with the names of typed fields land in those fields.
-
-    Args:
-        node: The node.
-        vector: float32, shape (dim,).
-    """
+def text_node(node: Node) -> Any:
+    """A node as LlamaIndex knows it; metadata with the names of typed fields land in those fields."""
     from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode  # noqa: PLC0415
 
     ref = node.document.ref
@@ -91,13 +92,32 @@ def text_node(node: Node, vector: Vectors) -> Any:
     return TextNode(
         id_=node.id,
         text=node.text,
-        embedding=vector.tolist(),
         metadata=metadata,
         # Other programs embed and prompt with the text alone, as we do.
         excluded_embed_metadata_keys=list(metadata),
         excluded_llm_metadata_keys=[key for key in metadata if key not in SHOWN_TO_MODELS],
         relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=ref.id)},
     )
+
+
+def row_of(node: Node, vector: Vectors, keywords: Keywords | None) -> Row:
+    """A node as the collection holds it: the fields that LlamaIndex writes, and the keywords where there are any.
+
+    Args:
+        node: The node.
+        vector: float32, shape (dim,).
+        keywords: None for a generation without them.
+    """
+    from llama_index.core.vector_stores.utils import node_to_metadata_dict  # noqa: PLC0415
+
+    row = {
+        **node_to_metadata_dict(text_node(node), remove_text=True),
+        "id": node.id,
+        "text": node.text,
+        "embedding": vector,
+    }
+    # Beside what LlamaIndex keeps of a node, not in it: it would be stored twice, and come back with every answer.
+    return row if keywords is None else {**row, KEYWORDS: keywords.of_node(node)}
 
 
 def hit_of(node: Any, score: float) -> Hit:

@@ -28,6 +28,8 @@ from nightloom.rows import Row
 
 NODES_COMPARED = 100
 """Of a document in which a sentence is looked for, at most."""
+QUESTIONS_MEASURED = 20
+"""For which every vector is compared."""
 NODES_LOOKED_AT = 100
 """Of a probe that does not find its document, to see whether others say the very same."""
 
@@ -43,6 +45,7 @@ class Trial:
         probes: What the probes found; None where none were asked.
         vectors: What a sample of the rows shows; None likewise.
         duplicate_rate: Share of the documents that repeat the content of another.
+        index_recall: What the index over the vectors finds of the exact answers; None where it is exact.
     """
 
     scores: Scores | None = None
@@ -51,6 +54,7 @@ class Trial:
     probes: ProbeScores | None = None
     vectors: VectorChecks | None = None
     duplicate_rate: float = 0.0
+    index_recall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Prober:
         self._embedder = embedder
         self._witness = witness
         self._chance = random.Random(seed)  # noqa: S311  a sample, no secret
+        self._asked: list[Question] = []
 
     async def probe(
         self, collection: str, drawn: Sequence[DocumentRef], count: int, documents: int, concurrency: int
@@ -127,6 +132,12 @@ class Prober:
         depth = depth_for(documents)
         missed = await self._ask(collection, probes, depth, concurrency)
         return ProbeScores(len(probes), depth, missed, compared, lost), checks
+
+    async def index_recall(self, collection: str) -> float | None:
+        """What the index over the vectors finds of the exact answers to some of the probes; None where it is exact."""
+        if not self._asked or await self._contents.is_exact(collection):
+            return None
+        return await self._contents.measure_index_recall(collection, self._asked[:QUESTIONS_MEASURED])
 
     async def _sample(
         self, collection: str, refs: Sequence[DocumentRef], heads: Mapping[str, Head]
@@ -181,6 +192,7 @@ class Prober:
             depth,
             concurrency,
         )
+        self._asked = questions
         missed = []
         for at, (probe, question) in enumerate(zip(probes, questions, strict=True)):
             found = {uri for uri, _ in rankings[str(at)]}

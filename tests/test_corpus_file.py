@@ -70,17 +70,20 @@ def test_a_name_and_a_source_are_enough(tmp_path: Path) -> None:
 def test_what_the_template_calls_a_default_is_one() -> None:
     template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
     commented = "\n".join(
-        re.sub(r"^# (?=\[(index|evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
+        re.sub(r"^# (?=\[(index|retrieval|evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
-        if not re.match(r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split)\b)", line)
+        if not re.match(
+            r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split|reranker|floor)\b)", line
+        )
     )
     examples = r"^(header_env|metadata_fields|delimiter|options|options_env|sitemap|csv|parquet|store|git) = .*"
     commented = re.sub(examples, "", commented, flags=re.MULTILINE)
     written = tomllib.loads(commented)
     assert {"splitting", "milvus", "index", "evaluation", "gate", "shards", "reports"} <= written.keys()
     defaults = load_corpus(None, {"name": "docs", "sources": [{"path": "docs"}]}, {})
-    for section in ("splitting", "embedder", "index", "gate", "shards"):
-        assert written[section].items() <= getattr(defaults, section).model_dump().items()
+    for section in ("splitting", "embedder", "index", "retrieval", "gate", "shards"):
+        default = getattr(defaults, section).model_dump()
+        assert {key: default[key] for key in written[section]} == written[section]
     assert written["milvus"] | {"uri": ""} == {"uri": "", "metric": "COSINE", "timeout_seconds": 60}
     assert defaults.reports == Path.cwd() / written["reports"]
     complete = load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": written["evaluation"]}, {})
@@ -170,6 +173,14 @@ def test_the_environment_reaches_nested_keys_and_lists(tmp_path: Path) -> None:
     assert corpus.sources[0].path == Path("/srv/docs")
     assert corpus.sources[0].include == ("*.md", "*.txt")
     assert corpus.milvus.uri == "https://milvus:19530"
+
+
+@pytest.mark.parametrize("key", Corpus.model_fields)
+def test_the_environment_reaches_every_key_of_the_file(tmp_path: Path, key: str) -> None:
+    if key == "reports":
+        assert load(tmp_path, environ={"NIGHTLOOM_REPORTS": "elsewhere"}).reports.name == "elsewhere"
+        return
+    assert refusal(tmp_path, environ={f"NIGHTLOOM_{key.upper()}": "no such value"}).startswith(f"{tmp_path}")
 
 
 def test_the_environment_gives_lists_and_tables_as_json(tmp_path: Path) -> None:

@@ -211,4 +211,4 @@ def test_a_package_without_a_model_is_refused() -> None:
 
 def test_a_module_that_is_no_package_has_no_model() -> None:
     with pytest.raises(EmbedderError):
-        find_model(EmbedderSettings(model="package:typing_extensions"))
+        find_model("package:typing_extensions")

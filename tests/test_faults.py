@@ -185,7 +185,7 @@ async def test_inserts_instead_of_upserts_would_leave_rows_twice(
 
     def inserting(self: Connection, collection: str) -> Any:
         store = original(self, collection)
-        store.upsert_mode = False
+        store.aclient.upsert = store.aclient.insert
         return store
 
     monkeypatch.setattr(Connection, "_open_store", inserting)

@@ -272,6 +272,7 @@ async def test_the_report_compares_with_what_is_live(home: Home) -> None:
         "not_unit": 0,
         "alike": 0,
         "duplicate_rate": 0,
+        "index_recall": None,
     }
     page = Path(report["file"]).read_text()  # noqa: ASYNC240  nothing else runs meanwhile
     assert "| Metric | Tonight | Live |" in page

@@ -87,13 +87,22 @@ def ask(
     corpus: CorpusFile,
     question: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="Passages at most.")] = 5,
+    passages_only: Annotated[bool, typer.Option("--passages", help="Ask no model: show the passages.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the passages nearest to a question, each with its URI, position, score and text."""
+    """Answer a question from the passages nearest to it, with numbered citations.
+
+    Where the corpus file has no [answers], or with --passages: show the passages, each with URI, position, score, text.
+    """
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
     from nightloom.screen import show_hits  # noqa: PLC0415
 
     hits = _answer(corpus, lambda loaded, token: live.ask(loaded, token, question, top_k), as_json=as_json)
+    settings = None if passages_only else load_corpus(corpus).answers
+    if settings:
+        from flows.answering import answer_from  # noqa: PLC0415  only those who want answers need a client
+
+        raise typer.Exit(answer_from(settings, question, hits, out=out, err=err, as_json=as_json))
     if as_json:
         passages = [dataclasses.asdict(hit) for hit in hits]
         print(json.dumps({"question": question, "passages": passages}, ensure_ascii=False))  # noqa: T201

@@ -9,6 +9,7 @@ from prefect.utilities.annotations import quote
 
 from flows.names import run_name
 from nightloom.changes import (
+    AnswersChanges,
     EmbedderChanges,
     EvaluationChanges,
     GateChanges,
@@ -44,6 +45,7 @@ async def nightly_reindex(
     milvus: MilvusChanges | None = None,
     index: IndexChanges | None = None,
     evaluation: EvaluationChanges | None = None,
+    answers: AnswersChanges | None = None,
     gate: GateChanges | None = None,
     shards: ShardChanges | None = None,
     allow_removals: bool = False,
@@ -66,6 +68,7 @@ async def nightly_reindex(
         milvus: Over the keys of [milvus]. Another address is another index.
         index: Over the keys of [index].
         evaluation: Over the keys of [evaluation]; where the file has none, queries and judgements must be given.
+        answers: Over the keys of [answers]; where the file has none, a model must be given.
         gate: Over the keys of [gate].
         shards: Over the keys of [shards].
         allow_removals: Let this run remove any number of documents that are gone from the corpus: see gate.max_removed.
@@ -80,6 +83,7 @@ async def nightly_reindex(
         "milvus": milvus,
         "index": index,
         "evaluation": evaluation,
+        "answers": answers,
         "gate": gate,
         "shards": shards,
     }

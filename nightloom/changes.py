@@ -7,6 +7,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from nightloom.corpus import (
+    AnswersSettings,
     EmbedderSettings,
     EvaluationSettings,
     GateSettings,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # a type checker takes no class that is made at run time
     MilvusChanges: TypeAlias = Section
     IndexChanges: TypeAlias = Section
     EvaluationChanges: TypeAlias = Section
+    AnswersChanges: TypeAlias = Section
     GateChanges: TypeAlias = Section
     ShardChanges: TypeAlias = Section
 else:
@@ -59,5 +61,6 @@ else:
     MilvusChanges = changes_of(MilvusSettings)
     IndexChanges = changes_of(IndexSettings)
     EvaluationChanges = changes_of(EvaluationSettings)
+    AnswersChanges = changes_of(AnswersSettings)
     GateChanges = changes_of(GateSettings)
     ShardChanges = changes_of(ShardSettings)

@@ -44,7 +44,7 @@ _MARKS = re.compile(
 
 _CITATION = re.compile(r"(`+)|\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
 """Or a run of backticks: what stands between two of the same length is code."""
-_UNFINISHED = re.compile(r"(?:`+|\[[\d\s,;]{0,40})$")
+_UNFINISHED = re.compile(r"(?:`+|\[[\d\s,;]{0,40}|\s+)$")
 _OPENING = " \t\r\n\"'*_`"
 """What a reply may begin with before its first word."""
 

@@ -28,6 +28,7 @@ from tasks.download import download_all
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.insert import insert, settle, verify
+from tasks.judge import judge_answers
 from tasks.load import load
 from tasks.plan import plan, read_state
 from tasks.promote import promote, prune
@@ -98,6 +99,8 @@ async def nightly_reindex(
             await verify(night)
         if night.wants_evaluation:
             await evaluate(night)
+            if night.wanted_answers:
+                await judge_answers(night)
         if night.has_changes:
             await promote(night)
         if night.has_leftovers:

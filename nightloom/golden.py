@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A question, and what a good answer to it says."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenQueries:
     """Queries with judgements, as the files give them.
 
@@ -38,6 +46,7 @@ class GoldenQueries:
         unjudged: Queries without a judgement; they are not asked.
         metrics: As ir-measures parsed them.
         content: sha256 over queries, qrels and metrics.
+        references: By query id, for queries with a reference answer, judged or not.
     """
 
     texts: Mapping[str, str]
@@ -46,6 +55,7 @@ class GoldenQueries:
     metrics: tuple[Any, ...]
     content: str
     qrels_file: Path
+    references: Mapping[str, Reference] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -61,7 +71,8 @@ def load_golden(settings: EvaluationSettings) -> GoldenQueries:
         EvaluationInputError: Names file and line: missing, malformed, a judgement of an unknown query, or a metric
             that ir-measures does not know.
     """
-    queries = _read_queries(settings.queries)
+    references: dict[str, Reference] = {}
+    queries = _read_queries(settings.queries, references)
     judgements = _read_qrels(settings.qrels)
     for judgement in judgements:
         if judgement.query not in queries:
@@ -77,6 +88,7 @@ def load_golden(settings: EvaluationSettings) -> GoldenQueries:
         metrics=tuple(_parse_metric(name) for name in settings.metrics),
         content=_content(settings),
         qrels_file=settings.qrels,
+        references=references,
     )
 
 
@@ -96,7 +108,8 @@ def _read_lines(file: Path) -> list[str]:
         raise EvaluationInputError(f"{file}: cannot be read: {reason}; see [evaluation] in the corpus file") from None
 
 
-def _read_queries(file: Path) -> dict[str, str]:
+def _read_queries(file: Path, references: dict[str, Reference]) -> dict[str, str]:
+    """Text by query id; reference answers are put where they are wanted."""
     queries: dict[str, str] = {}
     for number, line in enumerate(_read_lines(file), 1):
         if not line.strip():
@@ -113,6 +126,11 @@ def _read_queries(file: Path) -> dict[str, str]:
         if key in queries:
             raise EvaluationInputError(f"{file}: line {number}: query {key!r} is there twice")
         queries[key] = text
+        answer = row.get("answer")
+        if answer is not None:
+            if not isinstance(answer, str) or not answer.strip():
+                raise EvaluationInputError(f"{file}: line {number}: the answer to query {key!r} is no text; remove it")
+            references[key] = Reference(text, answer)
     if not queries:
         raise EvaluationInputError(f"{file}: holds no query")
     return queries

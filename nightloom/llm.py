@@ -148,6 +148,9 @@ class Endpoint:
                 except _BrokeOff as error:
                     self._meter.count(*most, estimated=True)
                     raise EndpointUnavailable(str(error)) from None
+                except asyncio.CancelledError:
+                    self._meter.count(*most, estimated=True)
+                    raise
                 except EndpointUnavailable as error:
                     self._meter.hold(error.retry_after_seconds or 0)
                     raise

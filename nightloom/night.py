@@ -20,14 +20,18 @@ from nightloom.evaluation import Judged, Scores, judge, score
 from nightloom.fingerprint import fingerprint
 from nightloom.gate import check_quarantine, check_removals
 from nightloom.generations import Generation, disposable, half_built
-from nightloom.golden import GoldenQueries, load_golden
+from nightloom.golden import GoldenQueries, Reference, load_golden
 from nightloom.index import Index, open_index, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
 from nightloom.progress import Progress
 from nightloom.readers import Readers
-from nightloom.report import DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
+from nightloom.report import AnswerScores, DocumentCounts, NodeCounts, QuarantineEntry, QueryCounts, RunReport
 from nightloom.retrieval import Question, ask_all
+from nightloom.rows import Hit
 from nightloom.splitting import Node, Splitter
+
+PASSAGES = 5
+"""That a golden query is answered from, as a question by default."""
 
 
 class ShardNodes:
@@ -102,6 +106,7 @@ class Night:
         self.plan: Plan = make_plan(Listing(()), {}, {}, self.fingerprint)
         self.judged: Judged | None = None
         self.scores: Scores | None = None
+        self.answers: AnswerScores | None = None
         self.versions: dict[str, str] = {}
         self.quarantined: list[Quarantined] = []
         self.warnings: list[str] = []
@@ -432,6 +437,41 @@ class Night:
         await self.index.set_scores(generation.name, self.golden.content, self.scores.means)
         return self.scores
 
+    @property
+    def wanted_answers(self) -> Mapping[str, Reference]:
+        """Golden queries whose answers are to be judged tonight: where there is a model, and something to find."""
+        if self.corpus.answers is None or self.golden is None or self.judged is None:
+            return {}
+        return {key: one for key, one in self.golden.references.items() if key not in self.judged.set_aside}
+
+    async def judge_answers(self, key: SecretStr | None) -> AnswerScores:
+        """Have a model answer golden queries from tonight's generation, and judge the answers; that decides nothing.
+
+        Args:
+            key: Of the model's endpoint; None where it asks for none.
+
+        Raises:
+            NightloomError: Nothing could be asked at all.
+        """
+        from nightloom.judges import judge_answers, warnings_of  # noqa: PLC0415  most nights need no client
+        from nightloom.llm import open_endpoint  # noqa: PLC0415
+
+        if self.corpus.answers is None:
+            raise NightFailed("there is no model to ask")
+        wanted, generation = self.wanted_answers, self.target or self._live()
+        vectors = await self.embedder.embed_queries([reference.question for reference in wanted.values()])
+        questions = {
+            query: Question(wanted[query].question, vector) for query, vector in zip(wanted, vectors, strict=True)
+        }
+
+        async def passages(query: str) -> list[Hit]:
+            return await self.index.contents.search(generation.name, questions[query], PASSAGES)
+
+        async with open_endpoint(self.corpus.answers, key) as endpoint:
+            self.answers = await judge_answers(endpoint, wanted, passages)
+        self.warnings += warnings_of(self.answers)
+        return self.answers
+
     async def promote(self) -> None:
         """Let readers see tonight's generation, proven through the alias; in place, only close what was written.
 
@@ -528,6 +568,7 @@ class Night:
             },
             scores=dict(self.scores.means) if self.scores else scores or None,
             queries=self._query_counts(),
+            answers=self.answers,
             quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in self.quarantined],
             warnings=self.warnings + [f"{note}: {count} documents" for note, count in sorted(self.notes.items())],
         )

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,8 @@ def as_sent(messages: list[Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("where", ["text", "title", "section"])
 def test_a_hostile_document_stays_between_its_markers(hostile: str, where: str) -> None:
-    found = [replace(hit("The moon."), **{where: HOSTILE[hostile]}), hit("The sea.")]
+    parts = {"text": "The moon.", "title": "", "section": ""} | {where: HOSTILE[hostile]}
+    found = [hit(parts["text"], title=parts["title"], section=parts["section"]), hit("The sea.")]
     inside = check_apart(as_sent(make_prompt("Why tides?", found)), "Why tides?", 2)
     assert "The sea." in inside
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\U000e0000-\U000e007f]", inside)

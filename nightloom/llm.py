@@ -76,6 +76,7 @@ class Endpoint:
             CorpusFileError: The cost is to be limited, and no price is known.
         """
         self.settings = settings
+        self._client = client
         self._meter = Meter(settings)
         self._key = key.get_secret_value() if key else ""
         self._turns = asyncio.Semaphore(settings.concurrency)
@@ -97,6 +98,23 @@ class Endpoint:
     def usage(self) -> Usage:
         """What was asked so far, and what it took."""
         return self._meter.usage
+
+    async def models(self) -> list[str]:
+        """Names of the models that the endpoint lists, which costs nothing; empty where it lists none.
+
+        Raises:
+            EndpointUnavailable: No answer that can be read.
+            EndpointRefused: The key or the address is wrong.
+        """
+        try:
+            with self._translated():
+                async with asyncio.timeout(self.settings.timeout_seconds):
+                    try:
+                        return [one.id for one in (await self._client.models.list()).data]
+                    except openai.NotFoundError:
+                        return []
+        except _BrokeOff as error:
+            raise EndpointUnavailable(str(error)) from None
 
     async def complete(self, prompt: str) -> str:
         """What the model says to a prompt.
@@ -302,6 +320,8 @@ async def open_endpoint(settings: AnswersSettings, key: SecretStr | None) -> Asy
         max_retries=0,
         http_client=http,
     ) as client:
+        if not settings.is_openai:  # the client takes these from variables that are meant for OpenAI
+            client.organization = client.project = None
         yield Endpoint(settings, key, client)
 
 

@@ -37,6 +37,7 @@ class OpenAIServer:
     """Answers are given in turn, the last one for ever; a function of the request may choose them instead."""
 
     address: str
+    models: Answer
     script: list[Answer] = field(default_factory=list)
     choose: Callable[[Asked], Answer] | None = None
     asked: list[Asked] = field(default_factory=list)
@@ -82,8 +83,7 @@ def serving() -> Iterator[OpenAIServer]:
 
         def do_GET(self) -> None:
             server.asked.append(Asked(self.path, dict(self.headers.items()), {}, 1))
-            body = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode()
-            send(self, 200, body)
+            server.models(self, {})
 
         def log_message(self, *_arguments: object) -> None:
             """Say nothing."""
@@ -95,7 +95,7 @@ def serving() -> Iterator[OpenAIServer]:
             """Clients hang up on purpose here."""
 
     listening = Server(("127.0.0.1", 0), Handler)
-    server = OpenAIServer(f"http://127.0.0.1:{listening.server_address[1]}")
+    server = OpenAIServer(f"http://127.0.0.1:{listening.server_address[1]}", lists(MODEL))
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -180,6 +180,12 @@ def breaks_off(text: str, *, politely: bool) -> Answer:
         stream(handler, [chunk({"content": piece}) for piece in ["", *pieces(text)]], cut=not politely)
 
     return give
+
+
+def lists(*models: str) -> Answer:
+    """The models that there are."""
+    body = json.dumps({"object": "list", "data": [{"id": model, "object": "model"} for model in models]}).encode()
+    return sends(body)
 
 
 def fails(status: int, message: str = "no", *, code: str | None = None, **headers: str) -> Answer:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.check import checks
 from nightloom.answers import NOT_IN_CORPUS, Reading, answer_question, fitting, make_prompt, neutral
 from nightloom.corpus import AnswersSettings, load_corpus
 from nightloom.llm import open_endpoint
@@ -20,7 +21,7 @@ from nightloom.secrets import ANSWERS_KEY
 from tests.builders import MODEL as EMBEDDER
 from tests.builders import command, write_tree
 from tests.index_once import index_once
-from tests.openai_server import MODEL, Answer, OpenAIServer, breaks_off, fails, hangs, says, sends, serving
+from tests.openai_server import MODEL, Answer, OpenAIServer, breaks_off, fails, hangs, lists, says, sends, serving
 
 KEY = "sk-very-secret-0123456789"
 
@@ -226,10 +227,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(corpus: Path, server: OpenAIServer | None, *options: str, more: str = "") -> subprocess.CompletedProcess[str]:
     """Ask with the server as the model; without one, the corpus file has no [answers]."""
+    return command("ask", with_answers(corpus, server, more), "Why are there tides?", *options)
+
+
+def with_answers(corpus: Path, server: OpenAIServer | None, more: str = "") -> Path:
+    """The corpus file with the server as its model."""
     file = corpus.parent / "asked.toml"
     section = f'[answers]\nmodel = "{MODEL}"\nbase_url = "{server.base_url}"\n{more}\n' if server else ""
     file.write_text(f"{corpus.read_text()}{section}")
-    return command("ask", file, "Why are there tides?", *options)
+    return file
 
 
 def test_ask_answers_with_citations_that_are_listed_below(
@@ -345,3 +351,26 @@ def test_an_answer_that_could_cost_too_much_is_not_asked_for(corpus: Path, serve
     assert done.returncode == 1
     assert "answers.max_cost_usd = 0.001" in done.stderr
     assert not server.asked
+
+
+# --- nightloom check
+
+
+@pytest.mark.parametrize(
+    ("models", "expected", "is_error"),
+    [
+        (lists("another", MODEL), f"answers, and lists {MODEL}", False),
+        (lists("another"), f"lists not {MODEL}, but another; only a question can tell", False),
+        (fails(404), "lists no models; only a question can tell", False),
+        (fails(401, "bad key"), "401: bad key; no key was sent: set NIGHTLOOM_ANSWERS_KEY", True),
+    ],
+)
+async def test_check_tries_the_endpoint_without_asking_it_anything(
+    corpus: Path, server: OpenAIServer, models: Answer, expected: str, is_error: bool
+) -> None:
+    server.models = models
+    found = dict(await checks(with_answers(corpus, server)))["answers"]
+    assert expected in found.says
+    assert found.is_error is is_error
+    assert [asked.path for asked in server.asked] == ["/v1/models"]
+    assert "answers" not in dict(await checks(corpus))

@@ -28,6 +28,7 @@ from tests.openai_server import (
     chunk,
     fails,
     hangs,
+    lists,
     says,
     sends,
     serving,
@@ -128,6 +129,37 @@ def test_published_prices_are_known_for_their_own_address_only() -> None:
     assert 0 < price(1_000_000, 0) < price(0, 1_000_000) < 100
     assert price_of(AnswersSettings(model="gpt-4o-mini", base_url="http://127.0.0.1:8000/v1")) is None
     assert price_of(AnswersSettings(model="nobody-knows-it")) is None
+
+
+async def test_what_variables_say_of_openai_is_sent_to_nobody_else(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("API_KEY", "ORG_ID", "PROJECT_ID"):
+        monkeypatch.setenv(f"OPENAI_{name}", f"private-{name}")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")
+    server.script = [says("x")]
+    await ask(server, key=None)
+    (asked,) = server.asked
+    assert "private" not in str(asked.headers)
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"), [(lists("a", MODEL), ["a", MODEL]), (lists(), []), (fails(404), [])], ids=str
+)
+async def test_the_models_of_an_endpoint_are_listed(server: OpenAIServer, models: Answer, expected: list[str]) -> None:
+    server.models = models
+    async with open_endpoint(settings(server), SecretStr(KEY)) as endpoint:
+        assert await endpoint.models() == expected
+    assert server.asked[0].path == "/v1/models"
+
+
+@pytest.mark.parametrize("models", [fails(401), fails(500), sends(b"<html>"), sends(b"{}")])
+async def test_an_endpoint_that_lists_nothing_readable_is_an_error(server: OpenAIServer, models: Answer) -> None:
+    server.models = models
+    async with open_endpoint(settings(server), SecretStr(KEY)) as endpoint:
+        with pytest.raises((EndpointRefused, EndpointUnavailable)):
+            await endpoint.models()
 
 
 # --- what goes wrong

@@ -12,7 +12,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from nightloom.corpus import AnswersSettings
 from nightloom.errors import EndpointRefused, EndpointUnavailable, NightloomError, NoAnswer
@@ -22,7 +22,7 @@ from nightloom.secrets import ANSWERS_KEY, OPENAI_KEY
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
-"""Before the second attempt; twice as long before the third."""
+"""Before the second attempt, where the endpoint asks for no longer one; twice as long before the third."""
 LONGEST_PAUSE_SECONDS = 60.0
 """That an endpoint can make us wait."""
 CONNECT_SECONDS = 10.0
@@ -125,7 +125,7 @@ class Endpoint:
         return (await self.reply([ChatMessage(role="user", content=prompt)])).text
 
     async def reply(self, messages: Sequence[ChatMessage], show: Show | None = None) -> Reply:
-        """What the model says to messages; a request that fails for now is sent again, unless some of it was shown.
+        """What the model says to messages; a request that fails for now is sent again, unless a reply had begun.
 
         Args:
             messages: The conversation.
@@ -139,18 +139,14 @@ class Endpoint:
         """
         if show is None:
             return await self._ask(messages, lambda: self.llm.whole(messages))
-        shown = _Shown(show)
-        return await self._ask(messages, lambda: self._stream(messages, shown), shown)
+        return await self._ask(messages, lambda: self._stream(messages, show))
 
-    async def _ask(
-        self, messages: Sequence[ChatMessage], send: Callable[[], Awaitable[Reply]], shown: "_Shown | None" = None
-    ) -> Reply:
-        def worth_another(error: BaseException) -> bool:
-            passes = isinstance(error, EndpointUnavailable) and error.retry_after_seconds is not None
-            return passes and not (shown and shown.any)
-
+    async def _ask(self, messages: Sequence[ChatMessage], send: Callable[[], Awaitable[Reply]]) -> Reply:
         retrying = AsyncRetrying(
-            retry=retry_if_exception(worth_another), stop=stop_after_attempt(ATTEMPTS), wait=_pause, reraise=True
+            retry=retry_if_exception(_passes),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_exponential(PAUSE_SECONDS),
+            reraise=True,
         )
         reply: Reply = await retrying(self._attempt, messages, send)
         return reply
@@ -177,14 +173,14 @@ class Endpoint:
         self._check(reply)
         return reply
 
-    async def _stream(self, messages: Sequence[ChatMessage], shown: "_Shown") -> Reply:
+    async def _stream(self, messages: Sequence[ChatMessage], show: Show) -> Reply:
         text, refusal, finish, tokens, last = "", "", "", None, None
         async with asyncio.timeout(self.settings.timeout_seconds) as silence:
             async for last in await self.llm.pieces(messages):
                 silence.reschedule(asyncio.get_running_loop().time() + self.settings.timeout_seconds)
                 piece = last.delta or ""
                 text += piece
-                shown.show(piece)
+                show(piece)
                 tokens = _tokens(last.raw) or tokens
                 for choice in last.raw.choices[:1]:
                     refusal += choice.delta.refusal or ""
@@ -266,18 +262,6 @@ _NO_COMPLETION = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What the clients raise over an answer that is not of the protocol: they look into it as if it were."""
 
 
-class _Shown:
-    """What of a reply was shown: once any was, it is not asked for again."""
-
-    def __init__(self, show: Show) -> None:
-        self._show = show
-        self.any = False
-
-    def show(self, piece: str) -> None:
-        self.any |= bool(piece)
-        self._show(piece)
-
-
 class _Client(OpenAILike):  # type: ignore[misc]  # LlamaIndex carries no types
     """LlamaIndex's client; whoever asks it, evaluators included, goes by the limits of the endpoint."""
 
@@ -339,7 +323,6 @@ def _retry_after(headers: httpx.Headers) -> float:
         return 0.0  # a date: clocks differ, and our own pauses do as well
 
 
-def _pause(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after_seconds if isinstance(error, EndpointUnavailable) else None
-    return asked or PAUSE_SECONDS * 2 ** (state.attempt_number - 1)
+def _passes(error: BaseException) -> bool:
+    """Whether another try may do: not once a reply has begun."""
+    return isinstance(error, EndpointUnavailable) and error.retry_after_seconds is not None

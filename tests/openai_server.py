@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Asked:
     headers: dict[str, str]
     body: dict[str, Any]
     at_once: int
+    seconds: float = field(default_factory=time.monotonic)
 
     @property
     def system(self) -> str:

@@ -288,20 +288,13 @@ async def test_what_passes_is_asked_again(server: OpenAIServer, status: int, str
     assert len(server.asked) == 3
 
 
-async def test_a_rate_limit_is_waited_out_as_long_as_it_says(server: OpenAIServer) -> None:
-    server.script = [fails(429, Retry_After="1"), says("The moon.")]
-    began = time.monotonic()
-    assert (await ask(server))[0] == "The moon."
-    assert 1 <= time.monotonic() - began < 5
-
-
-async def test_others_wait_as_well_when_one_is_told_to(server: OpenAIServer) -> None:
+async def test_a_rate_limit_is_waited_out_by_all_as_long_as_it_says(server: OpenAIServer) -> None:
     server.script = [fails(429, Retry_After="1"), says("The moon.")]
     async with open_endpoint(settings(server, concurrency=1), None) as endpoint:
-        began = time.monotonic()
         await asyncio.gather(*(endpoint.complete("?") for _ in range(3)))
-    assert time.monotonic() - began >= 1
-    assert len(server.asked) == 4
+    refused, *others = server.asked
+    assert len(others) == 3
+    assert min(asked.seconds for asked in others) >= refused.seconds + 0.99
 
 
 @pytest.mark.parametrize("answer", [fails(401), fails(404), fails(400), says(""), sends(b"{}")])
@@ -325,9 +318,8 @@ async def test_no_more_requests_are_in_flight_than_allowed(server: OpenAIServer)
 async def test_requests_keep_to_their_rate(server: OpenAIServer) -> None:
     server.script = [says("x")]
     async with open_endpoint(settings(server, requests_per_minute=600, concurrency=8), None) as endpoint:
-        began = time.monotonic()
         await asyncio.gather(*(endpoint.complete("?") for _ in range(6)))
-    assert 0.5 <= time.monotonic() - began < 5
+    assert server.asked[5].seconds - server.asked[0].seconds >= 0.45
 
 
 async def test_no_more_is_spent_than_allowed(server: OpenAIServer) -> None:

@@ -18,9 +18,6 @@ from nightloom.report import plain
 from nightloom.rows import Hit
 from nightloom.screen import show_citations, show_hits, show_usage
 
-INTERRUPTED = 130
-"""What shells say of a program that Ctrl+C ended."""
-
 
 def answer_from(
     settings: AnswersSettings, question: str, hits: list[Hit], *, out: Console, err: Console, as_json: bool
@@ -46,9 +43,6 @@ def answer_from(
 
     try:
         answer, usage = asyncio.run(_answer(settings, question, hits, None if as_json else show))
-    except KeyboardInterrupt:
-        err.print("\ninterrupted")
-        return INTERRUPTED
     except NightloomError as error:
         if streamed:
             out.print("\n")

@@ -102,7 +102,11 @@ def ask(
     if settings:
         from flows.answering import answer_from  # noqa: PLC0415  only those who want answers need a client
 
-        raise typer.Exit(answer_from(settings, question, hits, out=out, err=err, as_json=as_json))
+        try:
+            code = answer_from(settings, question, hits, out=out, err=err, as_json=as_json)
+        except KeyboardInterrupt:
+            raise _interrupted("\ninterrupted") from None
+        raise typer.Exit(code)
     if as_json:
         passages = [dataclasses.asdict(hit) for hit in hits]
         print(json.dumps({"question": question, "passages": passages}, ensure_ascii=False))  # noqa: T201

@@ -213,7 +213,7 @@ class Endpoint:
             raise EndpointUnavailable(
                 self._says(f"cannot be reached: {reason}; see answers.base_url"), retry_after_seconds=0
             ) from None
-        except (openai.APIError, httpx.HTTPError) as error:
+        except (openai.OpenAIError, httpx.HTTPError, httpx.StreamError) as error:
             raise _BrokeOff(self._says(f"broke off in the middle of its answer: {self._quoted(str(error))}")) from None
         except _NO_COMPLETION as error:
             raise _BrokeOff(

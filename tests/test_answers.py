@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flows.check import checks
 from nightloom.answers import NOT_IN_CORPUS, Reading, answer_question, fitting, make_prompt, neutral
 from nightloom.corpus import AnswersSettings, load_corpus
+from nightloom.errors import CorpusFileError
 from nightloom.llm import open_endpoint
 from nightloom.rows import Hit
 from nightloom.secrets import ANSWERS_KEY
@@ -351,6 +352,41 @@ def test_an_answer_that_could_cost_too_much_is_not_asked_for(corpus: Path, serve
     assert done.returncode == 1
     assert "answers.max_cost_usd = 0.001" in done.stderr
     assert not server.asked
+
+
+# --- the corpus file
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ('base_url = "https://user:hunter2@host/v1"', "answers.base_url: put no credentials into the address"),
+        ('base_url = "https://host/v1?key=hunter2"', "answers.base_url: put no credentials into the address"),
+        ('base_url = "hunter2"', "answers.base_url: this is no http:// or https:// address"),
+        ('api_key = "hunter2"', "answers.api_key: unknown key"),
+        ("usd_per_million_input_tokens = 1", "usd_per_million_output_tokens together"),
+        ("max_tokens = 5000", "max_tokens = 5000 is more than half of context_tokens = 8192"),
+        ("max_cost_usd = -1", "answers.max_cost_usd"),
+        ("requests_per_minute = 0", "answers.requests_per_minute"),
+    ],
+)
+def test_a_wrong_section_is_refused_and_secrets_in_it_are_not_repeated(
+    tmp_path: Path, keys: str, expected: str
+) -> None:
+    file = tmp_path / "corpus.toml"
+    file.write_text(f'name = "a"\n[[sources]]\npath = "texts"\n[answers]\nmodel = "m"\n{keys}\n')
+    with pytest.raises(CorpusFileError) as refused:
+        load_corpus(file, environ={})
+    assert expected in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_key_is_no_key_of_the_corpus_file() -> None:
+    given = {"name": "a", "sources": [{"path": "texts"}]}
+    environ = {ANSWERS_KEY: KEY, "NIGHTLOOM_ANSWERS__MODEL": "m", "NIGHTLOOM_ANSWERS__BASE_URL": "http://h/v1/"}
+    corpus = load_corpus(None, given, environ)
+    assert corpus.answers == AnswersSettings(model="m", base_url="http://h/v1")
+    assert KEY not in repr(corpus)
 
 
 # --- nightloom check

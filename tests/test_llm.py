@@ -1,10 +1,13 @@
 """The model's endpoint: what is sent, what is made of every kind of answer, and the limits that hold."""
 
 import asyncio
+import inspect
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
+import openai
 import pytest
 from llama_index.core.llms import ChatMessage
 from pydantic import SecretStr
@@ -275,6 +278,30 @@ async def test_the_key_is_in_no_error_and_in_no_text_of_the_client(server: OpenA
     assert error is not None
     assert error.__cause__ is None
     assert error.__suppress_context__
+
+
+UPSTREAM = [
+    kind
+    for module in (openai, httpx)
+    for kind in [*vars(module).values()]  # the client fills itself as it is looked at
+    if inspect.isclass(kind) and issubclass(kind, openai.OpenAIError | httpx.HTTPError | httpx.StreamError)
+]
+
+
+@pytest.mark.parametrize("kind", UPSTREAM, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+async def test_every_error_of_the_clients_becomes_one_of_ours(server: OpenAIServer, kind: type[Exception]) -> None:
+    error = kind.__new__(kind)  # each wants arguments of its own, and most matter to nobody
+    if isinstance(error, openai.APIStatusError):
+        response = httpx.Response(418, request=httpx.Request("POST", server.base_url))
+        openai.APIStatusError.__init__(error, "no", response=response, body=None)
+
+    async def fail(*_arguments: Any, **_kwargs: Any) -> None:
+        raise error
+
+    async with open_endpoint(settings(server), None) as endpoint:
+        endpoint.llm._achat = fail  # where LlamaIndex meets the client
+        with pytest.raises(NightloomError):
+            await endpoint.complete("?")
 
 
 # --- what is sent again

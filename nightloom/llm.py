@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from nightloom.corpus import AnswersSettings
-from nightloom.errors import EndpointRefused, EndpointUnavailable, NightloomError, NoAnswer
+from nightloom.errors import CorpusFileError, EndpointRefused, EndpointUnavailable, NightloomError, NoAnswer
 from nightloom.metering import Meter, Usage, tokens_in
 from nightloom.report import plain
 from nightloom.secrets import ANSWERS_KEY, OPENAI_KEY
@@ -69,29 +69,37 @@ class Endpoint:
         llm: For LlamaIndex; what it asks is limited and counted as well.
     """
 
-    def __init__(self, settings: AnswersSettings, key: SecretStr | None, client: openai.AsyncOpenAI) -> None:
+    def __init__(self, settings: AnswersSettings, key: str, client: openai.AsyncOpenAI) -> None:
         """Nothing is sent yet.
 
+        Args:
+            settings: Where it is, and its limits.
+            key: To be kept out of messages; empty where there is none.
+            client: It has the key.
+
         Raises:
-            CorpusFileError: The cost is to be limited, and no price is known.
+            CorpusFileError: The cost is to be limited, and no price is known; or the model takes no chat completions.
         """
         self.settings = settings
         self._client = client
         self._meter = Meter(settings)
-        self._key = key.get_secret_value() if key else ""
+        self._key = key
         self._turns = asyncio.Semaphore(settings.concurrency)
-        self.llm = _Client(
-            model=settings.model,
-            api_base=settings.base_url,
-            api_key="held by the client",  # this field is no secret to LlamaIndex
-            async_openai_client=client,
-            is_chat_model=True,
-            context_window=settings.context_tokens,
-            max_tokens=settings.max_tokens,
-            max_retries=0,
-            temperature=0.0,
-            timeout=settings.timeout_seconds,
-        )
+        try:
+            self.llm = _Client(
+                model=settings.model,
+                api_base=settings.base_url,
+                api_key="held by the client",  # this field is no secret to LlamaIndex
+                async_openai_client=client,
+                is_chat_model=True,
+                context_window=settings.context_tokens,
+                max_tokens=settings.max_tokens,
+                max_retries=0,
+                temperature=0.0,
+                timeout=settings.timeout_seconds,
+            )
+        except ValueError as error:
+            raise CorpusFileError(f"answers.model: {error}") from None
         self.llm.bind(self._ask)
 
     @property
@@ -293,20 +301,24 @@ async def open_endpoint(settings: AnswersSettings, key: SecretStr | None) -> Asy
         key: None for an endpoint that asks for none.
 
     Raises:
-        CorpusFileError: The cost is to be limited, and no price is known.
+        CorpusFileError: The cost is to be limited, and no price is known; or the model takes no chat completions.
+        EndpointRefused: The key is none.
     """
+    secret = key.get_secret_value().strip() if key else ""
+    if not (secret.isascii() and secret.isprintable()):  # clients would quote it in their errors
+        raise EndpointRefused(f"the key holds characters that no key has: see {ANSWERS_KEY}, or answers.api_key_block")
     timeout = httpx.Timeout(settings.timeout_seconds, connect=min(CONNECT_SECONDS, settings.timeout_seconds))
     # No redirect is followed: questions and passages go to the address in the corpus file and nowhere else.
     http = openai.DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False)
     async with openai.AsyncOpenAI(
-        api_key=key.get_secret_value() if key else "none",
+        api_key=secret or "none",
         base_url=settings.base_url,
         max_retries=0,
         http_client=http,
     ) as client:
         if not settings.is_openai:  # the client takes these from variables that are meant for OpenAI
             client.organization = client.project = None
-        yield Endpoint(settings, key, client)
+        yield Endpoint(settings, secret, client)
 
 
 def _tokens(raw: Any) -> tuple[int, int] | None:

@@ -304,6 +304,27 @@ async def test_every_error_of_the_clients_becomes_one_of_ours(server: OpenAIServ
             await endpoint.complete("?")
 
 
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"  {KEY}\r\n"])
+async def test_space_around_a_key_is_left_out(server: OpenAIServer, key: str) -> None:
+    server.script = [says("x")]
+    await ask(server, key=key)
+    assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY}\x00", f"\u201c{KEY}\u201d"])
+async def test_what_can_be_no_key_is_refused_and_not_repeated(server: OpenAIServer, key: str) -> None:
+    with pytest.raises(EndpointRefused, match="see NIGHTLOOM_ANSWERS_KEY") as refused:
+        await ask(server, key=key)
+    assert KEY not in str(refused.value)
+    assert not server.asked
+
+
+async def test_a_model_without_chat_completions_is_refused() -> None:
+    with pytest.raises(CorpusFileError, match=r"answers\.model: .*gpt-5\.4-pro"):
+        async with open_endpoint(AnswersSettings(model="gpt-5.4-pro"), None):
+            pass
+
+
 # --- what is sent again
 
 

@@ -14,7 +14,7 @@ from nightloom.golden import load_golden
 from nightloom.index import open_index
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter
-from tasks.secrets import milvus_token
+from tasks.secrets import answers_key, milvus_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ async def checks(file: Path) -> list[tuple[str, Finding]]:
         ("milvus", _milvus),
         ("prefect", _prefect),
     )
-    for name, part in parts:
+    for name, part in (*parts, ("answers", _answers)) if corpus.answers else parts:
         try:
             found.append((name, Finding(await part(corpus))))
         except NightloomError as error:
@@ -86,6 +86,20 @@ async def _milvus(corpus: Corpus) -> str:
         live = next((generation.name for generation in generations if generation.live), "none")
         version = await index.connection.version()
         return f"{corpus.milvus.uri}: version {version}, {len(generations)} generations, live: {live}"
+
+
+async def _answers(corpus: Corpus) -> str:
+    from nightloom.llm import open_endpoint  # noqa: PLC0415  only those who want answers need a client
+
+    settings = corpus.answers
+    if settings is None:
+        return "no [answers]: `nightloom ask` shows passages"
+    async with open_endpoint(settings, await answers_key(settings)) as endpoint:
+        models = await endpoint.models()
+    if settings.model in models:
+        return f"{settings.base_url} answers, and lists {settings.model}"
+    others = f"not {settings.model}, but {', '.join(sorted(models)[:5])}" if models else "no models"
+    return f"{settings.base_url} answers, and lists {others}; only a question can tell whether it knows the model"
 
 
 async def _prefect(_corpus: Corpus) -> str:

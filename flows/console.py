@@ -101,9 +101,13 @@ def ask(
             " another value of the same.",
         ),
     ] = None,
+    passages_only: Annotated[bool, typer.Option("--passages", help="Ask no model: show the passages.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the passages that answer a question best, each with its URI, position, score and text."""
+    """Answer a question from the passages nearest to it, with numbered citations.
+
+    Where the corpus file has no [answers], or with --passages: show the passages, each with URI, position, score, text.
+    """
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
     from nightloom.filters import parse_filters  # noqa: PLC0415
     from nightloom.screen import show_hits  # noqa: PLC0415
@@ -113,6 +117,15 @@ def ask(
         lambda loaded, token: live.ask(loaded, token, question, top_k, parse_filters(filters or ())),
         as_json=as_json,
     )
+    settings = None if passages_only else load_corpus(corpus).answers
+    if settings:
+        from flows.answering import answer_from  # noqa: PLC0415  only those who want answers need a client
+
+        try:
+            code = answer_from(settings, question, hits, out=out, err=err, as_json=as_json)
+        except KeyboardInterrupt:
+            raise _interrupted("\ninterrupted") from None
+        raise typer.Exit(code)
     if as_json:
         passages = [dataclasses.asdict(hit) for hit in hits]
         print(json.dumps({"question": question, "passages": passages}, ensure_ascii=False))  # noqa: T201
@@ -328,15 +341,22 @@ def suggest_queries(
     as_json: AsJson = False,
 ) -> None:
     """Make a draft of golden queries of what is live, for you to edit: keep, reword and judge them."""
-    from nightloom.suggest import suggest  # noqa: PLC0415  LlamaIndex takes seconds to import
+    from nightloom.suggest import Draft, suggest  # noqa: PLC0415  LlamaIndex takes seconds to import
 
     beside = corpus.resolve().parent
     folder = out_folder.resolve() if out_folder else beside / f"{corpus.stem}-queries"
-    made = _answer(
-        corpus,
-        lambda loaded, token: suggest(loaded, token, folder, count=count, seed=seed, overwrite=force),
-        as_json=as_json,
-    )
+
+    async def draft(loaded: Corpus, token: SecretStr | None) -> Draft:
+        if loaded.answers is None:
+            return await suggest(loaded, token, folder, count=count, seed=seed, overwrite=force)
+        from flows.answering import open_answers  # noqa: PLC0415  only those who have a model need a client
+
+        async with open_answers(loaded.answers) as endpoint:
+            return await suggest(
+                loaded, token, folder, count=count, seed=seed, overwrite=force, complete=endpoint.complete
+            )
+
+    made = _answer(corpus, draft, as_json=as_json)
     files = {"queries": str(made.queries), "qrels": str(made.qrels)}
     if as_json:
         print(json.dumps(files | {"count": len(made.suggestions), "note": made.note}))  # noqa: T201

@@ -9,6 +9,7 @@ from prefect.utilities.annotations import quote
 
 from flows.names import run_name
 from nightloom.changes import (
+    AnswersChanges,
     EmbedderChanges,
     EvaluationChanges,
     GateChanges,
@@ -30,6 +31,7 @@ from tasks.download import download_all
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.insert import insert, settle, verify
+from tasks.judge import judge_answers
 from tasks.load import load
 from tasks.plan import plan, read_state
 from tasks.promote import promote, prune
@@ -48,6 +50,7 @@ async def nightly_reindex(
     index: IndexChanges | None = None,
     retrieval: RetrievalChanges | None = None,
     evaluation: EvaluationChanges | None = None,
+    answers: AnswersChanges | None = None,
     gate: GateChanges | None = None,
     shards: ShardChanges | None = None,
     allow_removals: bool = False,
@@ -71,6 +74,7 @@ async def nightly_reindex(
         index: Over the keys of [index].
         retrieval: Over the keys of [retrieval]. Another mode or language embeds every document again.
         evaluation: Over the keys of [evaluation]; where the file has none, queries and judgements must be given.
+        answers: Over the keys of [answers]; where the file has none, a model must be given.
         gate: Over the keys of [gate].
         shards: Over the keys of [shards].
         allow_removals: Let this run remove any number of documents that are gone from the corpus: see gate.max_removed.
@@ -86,6 +90,7 @@ async def nightly_reindex(
         "index": index,
         "retrieval": retrieval,
         "evaluation": evaluation,
+        "answers": answers,
         "gate": gate,
         "shards": shards,
     }
@@ -109,6 +114,8 @@ async def go_through(night: Night) -> RunReport:
         await verify(night)
     if night.wants_evaluation:
         await evaluate(night)
+        if night.wanted_answers:
+            await judge_answers(night)
     await night.pass_gate()
     if night.has_changes:
         await promote(night)

@@ -7,6 +7,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from nightloom.corpus import (
+    AnswersSettings,
     EmbedderSettings,
     EvaluationSettings,
     GateSettings,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # a type checker takes no class that is made at run time
     IndexChanges: TypeAlias = Section
     RetrievalChanges: TypeAlias = Section
     EvaluationChanges: TypeAlias = Section
+    AnswersChanges: TypeAlias = Section
     GateChanges: TypeAlias = Section
     ShardChanges: TypeAlias = Section
 else:
@@ -62,5 +64,6 @@ else:
     IndexChanges = changes_of(IndexSettings)
     RetrievalChanges = changes_of(RetrievalSettings)
     EvaluationChanges = changes_of(EvaluationSettings)
+    AnswersChanges = changes_of(AnswersSettings)
     GateChanges = changes_of(GateSettings)
     ShardChanges = changes_of(ShardSettings)

@@ -26,6 +26,8 @@ from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
 ALIAS_LENGTH = 200
 """Longest alias: Milvus takes names of 255 characters, and a generation's name is the alias and 26 more."""
 
+OPENAI_URL = "https://api.openai.com/v1"
+
 SHOWN_CHARACTERS = 80
 """Of a wrong value, in a message."""
 
@@ -449,6 +451,68 @@ class EvaluationSettings(Section):
         return self.qrels or (self.folder or Path()) / "qrels" / f"{self.split}.tsv"
 
 
+class AnswersSettings(Section):
+    """The model that answers questions, behind any endpoint that speaks OpenAI's protocol.
+
+    Its key is a secret: NIGHTLOOM_ANSWERS_KEY, or the Secret block named here.
+    """
+
+    model: str = Field(min_length=1, title="Model", description="As the endpoint calls it.")
+    base_url: str = Field(
+        OPENAI_URL, title="Address", description="Of the endpoint, up to what stands before /chat/completions."
+    )
+    api_key_block: str | None = Field(
+        None, title="Key block", description="Name of the Prefect Secret block that holds the key."
+    )
+    max_cost_usd: float | None = Field(
+        None, ge=0, title="Cost at most", description="In US dollars, for one night or one question. Default: no limit."
+    )
+    usd_per_million_input_tokens: float | None = Field(
+        None, ge=0, title="Price of input", description="Default: the published price, where the model is known."
+    )
+    usd_per_million_output_tokens: float | None = Field(
+        None, ge=0, title="Price of output", description="Likewise; give both or none."
+    )
+    concurrency: int = Field(4, ge=1, le=64, title="Concurrency", description="Requests in flight.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, title="Requests a minute", description="At most, evenly spaced. Default: no limit."
+    )
+    timeout_seconds: float = Field(
+        120, gt=0, title="Timeout", description="Limit for one request; of an answer that is streamed, for a silence."
+    )
+    max_seconds: float = Field(
+        1800, gt=0, le=14_400, title="Time a night", description="After so long, a night asks no more of the model."
+    )
+    max_tokens: int = Field(1024, ge=16, title="Tokens an answer", description="At most, thinking included.")
+    context_tokens: int = Field(
+        8192, ge=512, title="Context", description="Tokens that the model reads: passages that do not fit are left out."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.usd_per_million_input_tokens is None) != (self.usd_per_million_output_tokens is None):
+            raise ValueError("give usd_per_million_input_tokens and usd_per_million_output_tokens together")
+        if self.max_tokens * 2 > self.context_tokens:
+            raise ValueError(
+                f"max_tokens = {self.max_tokens} is more than half of context_tokens = {self.context_tokens}; lower it"
+            )
+        return self
+
+    @field_validator("base_url")
+    @classmethod
+    def _http_address(cls, base_url: str) -> str:
+        if not base_url.startswith(("http://", "https://")):
+            raise ValueError("this is no http:// or https:// address")  # not repeated: it may hold a key
+        if "@" in urlsplit(base_url).netloc or "?" in base_url:
+            raise ValueError("put no credentials into the address: set NIGHTLOOM_ANSWERS_KEY instead")
+        return base_url.rstrip("/")
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether the endpoint is OpenAI's own."""
+        return urlsplit(self.base_url)[:2] == urlsplit(OPENAI_URL)[:2]
+
+
 class GateSettings(Section):
     """What stops a night before readers see it."""
 
@@ -519,6 +583,7 @@ class Corpus(Section):
     index: IndexSettings = Field(default_factory=IndexSettings, title="Index")
     retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings, title="Retrieval")
     evaluation: EvaluationSettings | None = Field(None, title="Evaluation")
+    answers: AnswersSettings | None = Field(None, title="Answers")
     gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
     shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")
     reports: Path = Field(Path("reports"), title="Reports", description="Folder for the run reports.")
@@ -704,7 +769,7 @@ def _explain(origin: str, error: ValidationError) -> str:
 
 
 def _shown(problem: ErrorDetails) -> str:
-    if problem["loc"] == ("milvus",) or {"header_env", "options", "options_env"} & set(problem["loc"]):
+    if problem["loc"] in {("milvus",), ("answers",)} or {"header_env", "options", "options_env"} & set(problem["loc"]):
         return "what is not repeated here, as it may hold a password"
     text = repr(problem["input"])
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

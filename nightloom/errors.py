@@ -5,7 +5,8 @@ The tree says what to do about an error, which is all that a caller needs to kno
     NightloomError
     ├── TransientError            a retry can mend it; tasks retry these and nothing else
     │   ├── SourceUnavailable     a source did not answer, or cut its answer short
-    │   └── IndexUnavailable      Milvus did not answer, refused for now, or timed out
+    │   ├── IndexUnavailable      Milvus did not answer, refused for now, or timed out
+    │   └── EndpointUnavailable   the endpoint of the model did not answer, or not with what can be read
     ├── InputError                what the user gave is wrong: exit code 2, nothing written
     │   ├── CorpusFileError       the corpus file, or a value that overrides it
     │   ├── SourceError           a source cannot be listed, or lists a document twice
@@ -13,8 +14,11 @@ The tree says what to do about an error, which is all that a caller needs to kno
     │   ├── EmbedderError         the model is unknown, unsafe, or too small for the nodes
     │   ├── IndexInputError       Milvus cannot be reached, or holds something of another owner
     │   ├── IndexBusy             another night over the same index is under way
+    │   ├── EndpointRefused       the endpoint of the model refuses the key, or does not know the model
     │   └── PrefectUnavailable    the Prefect API that is configured does not answer
     ├── DocumentError             one document cannot be taken: quarantined, the night goes on
+    ├── NoAnswer                  the model gave no answer to one question; others may fare better
+    ├── CostLimit                 the next request could cost more than answers.max_cost_usd leaves
     ├── NightFailed               the night cannot end well; the live index is untouched: exit code 1
     │   ├── EmbeddingError        the embedder answered with something that is no embedding
     │   ├── IndexRefused          Milvus refuses a request for good
@@ -61,6 +65,19 @@ class IndexUnavailable(TransientError):
     """Milvus did not answer in time, or refused for now."""
 
 
+class EndpointUnavailable(TransientError):
+    """The endpoint of the model did not answer, answered "later", broke off, or sent what is no answer.
+
+    Attributes:
+        retry_after_seconds: How long to wait before another try; None where another try would fare no better.
+    """
+
+    def __init__(self, says: str, *, retry_after_seconds: float | None = None) -> None:
+        """Keep what the next request should know."""
+        super().__init__(says)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class InputError(NightloomError):
     """What the user gave is wrong; nothing was written."""
 
@@ -92,12 +109,24 @@ class IndexBusy(InputError):
     """Another night over the same index is under way, and goes on."""
 
 
+class EndpointRefused(InputError):
+    """The endpoint of the model refuses the key, does not know the model, or leads elsewhere; every request fails."""
+
+
 class PrefectUnavailable(InputError):
     """The Prefect API that PREFECT_API_URL names does not answer."""
 
 
 class DocumentError(NightloomError):
     """One document cannot be taken; it is quarantined with this text as the reason."""
+
+
+class NoAnswer(NightloomError):
+    """The model refused, said nothing, or not what it was asked for; another question may fare better."""
+
+
+class CostLimit(NightloomError):
+    """The next request could cost more than what is left of answers.max_cost_usd; it was not sent."""
 
 
 class NightFailed(NightloomError):

@@ -18,6 +18,14 @@ DEFAULT_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A question, and what a good answer to it says."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenQueries:
     """Queries with judgements, as the files give them.
 
@@ -26,7 +34,7 @@ class GoldenQueries:
         unjudged: Queries without a judgement; they are not asked.
         metrics: As ir-measures parsed them.
         content: sha256 over queries, qrels and metrics.
-        answers: Reference answer by query id, of those judged queries that have one.
+        references: By query id, for queries with a reference answer, judged or not.
     """
 
     texts: Mapping[str, str]
@@ -35,7 +43,7 @@ class GoldenQueries:
     metrics: tuple[Any, ...]
     content: str
     qrels_file: Path
-    answers: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, Reference] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -68,7 +76,7 @@ def load_golden(settings: EvaluationSettings) -> GoldenQueries:
         metrics=tuple(_parse_metric(name) for name in settings.metrics),
         content=_content(settings),
         qrels_file=settings.qrels_file,
-        answers={key: query.answer for key, query in queries.items() if query.answer and key in judged},
+        references={key: Reference(query.text, query.answer) for key, query in queries.items() if query.answer},
     )
 
 

@@ -30,7 +30,7 @@ from nightloom.gate import (
     wrong_vectors,
 )
 from nightloom.generations import Generation, disposable, half_built
-from nightloom.golden import GoldenQueries, load_golden
+from nightloom.golden import GoldenQueries, Reference, load_golden
 from nightloom.history import NIGHTS, NightRecord, history_with, read_history
 from nightloom.index import Index, open_index, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
@@ -38,6 +38,7 @@ from nightloom.probes import draw, duplicate_rate
 from nightloom.progress import Progress
 from nightloom.readers import Readers
 from nightloom.report import (
+    AnswerScores,
     DocumentCounts,
     LoserEntry,
     MetricEntry,
@@ -48,6 +49,8 @@ from nightloom.report import (
     RunReport,
     VectorCounts,
 )
+from nightloom.retrieval import Question
+from nightloom.rows import Hit
 from nightloom.splitting import Node, Splitter
 from nightloom.trial import Prober, Trial, Witness, ask_golden
 
@@ -130,6 +133,7 @@ class Night:
         self.judged: Judged | None = None
         self.drawn: list[DocumentRef] = []
         self.trial = Trial()
+        self.answers: AnswerScores | None = None
         self.versions: dict[str, str] = {}
         self.quarantined: list[Quarantined] = []
         self.warnings: list[str] = []
@@ -536,6 +540,41 @@ class Night:
             failures += worse_than_live(trial.differences, tolerances, trial.losers)
         return failures
 
+    @property
+    def wanted_answers(self) -> Mapping[str, Reference]:
+        """Golden queries whose answers are to be judged tonight: where there is a model, and something to find."""
+        if self.corpus.answers is None or self.golden is None or self.judged is None:
+            return {}
+        return {key: one for key, one in self.golden.references.items() if key not in self.judged.set_aside}
+
+    async def judge_answers(self, key: SecretStr | None) -> AnswerScores:
+        """Have a model answer golden queries from tonight's generation, and judge the answers; that decides nothing.
+
+        Args:
+            key: Of the model's endpoint; None where it asks for none.
+
+        Raises:
+            NightloomError: Nothing could be asked at all.
+        """
+        from nightloom.judges import judge_answers, warnings_of  # noqa: PLC0415  most nights need no client
+        from nightloom.llm import open_endpoint  # noqa: PLC0415
+
+        if self.corpus.answers is None:
+            raise NightFailed("there is no model to ask")
+        wanted, generation = self.wanted_answers, self.target or self._live()
+        vectors = await self.embedder.embed_queries([reference.question for reference in wanted.values()])
+        questions = {
+            query: Question(wanted[query].question, vector) for query, vector in zip(wanted, vectors, strict=True)
+        }
+
+        async def passages(query: str) -> list[Hit]:
+            return await self.index.contents.search(generation.name, questions[query], self.corpus.retrieval.top_k)
+
+        async with open_endpoint(self.corpus.answers, key) as endpoint:
+            self.answers = await judge_answers(endpoint, wanted, passages)
+        self.warnings += warnings_of(self.answers)
+        return self.answers
+
     async def promote(self) -> None:
         """Let readers see tonight's generation, proven through the alias; in place, only close what was written.
 
@@ -661,6 +700,7 @@ class Night:
             probes=ProbeCounts.of(self.trial.probes, self.corpus.gate.probe_recall) if self.trial.probes else None,
             vectors=self._vector_counts(),
             history=[*self._history, record][-NIGHTS:],
+            answers=self.answers,
             quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in self.quarantined],
             warnings=self.warnings + [f"{note}: {count} documents" for note, count in sorted(self.notes.items())],
         )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-STAGES = ("download", "plan", "load", "embed", "insert", "copy", "verify", "evaluate", "promote")
+STAGES = ("download", "plan", "load", "embed", "insert", "copy", "verify", "evaluate", "judge", "promote")
 
 
 @dataclass(frozen=True, slots=True)

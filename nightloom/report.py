@@ -155,6 +155,39 @@ class VectorCounts(ReportPart):
         return cls(**asdict(checks), duplicate_rate=duplicate_rate, index_recall=index_recall)
 
 
+class JudgedAnswer(ReportPart):
+    """What a model made of the answer to one golden query."""
+
+    query: str = Field(description="Its id.")
+    answer: str = Field("", description="What the model answered, cut after 500 characters.")
+    in_corpus: bool = Field(True, description="Whether the model found an answer in the passages.")
+    faithfulness: float | None = Field(None, description="1: the passages say what the answer says; 0: they do not.")
+    relevancy: float | None = Field(None, description="1: answer and passages are about the question; 0: they are not.")
+    correctness: float | None = Field(None, description="From 1 to 5, against the reference answer.")
+    problem: str = Field("", description="Why there is no answer, or no judgement of it.")
+
+
+class AnswerScores(ReportPart):
+    """Answers to golden queries that have a reference answer: a model wrote and judged them. They decide nothing."""
+
+    model: str = Field(description="As the endpoint calls it.")
+    wanted: int = Field(0, description="Golden queries that have a reference answer.")
+    answered: int = Field(0, description="Of these, with an answer that was judged.")
+    not_in_corpus: int = Field(0, description="Of these, where the model found none in the passages.")
+    failed: int = Field(0, description="Where the endpoint gave no answer, or no judgement that can be read.")
+    not_asked: int = Field(0, description="Left out once the night had asked enough, or could ask no more.")
+    stopped: str | None = Field(None, description="Why the rest was not asked.")
+    faithfulness: float | None = Field(None, description="Mean over the answered, from 0 to 1.")
+    relevancy: float | None = Field(None, description="Mean over the answered, from 0 to 1.")
+    correctness: float | None = Field(None, description="Mean over the answered, from 1 to 5.")
+    requests: int = Field(0, description="Sent to the endpoint.")
+    input_tokens: int = Field(0, description="That the model read.")
+    output_tokens: int = Field(0, description="That it wrote.")
+    estimated: bool = Field(False, description="Whether the endpoint left some tokens uncounted.")
+    cost_usd: float | None = Field(None, description="Null where no price is known.")
+    doubtful: list[JudgedAnswer] = Field(default_factory=list, description="What wants a look, by query id.")
+
+
 class QuarantineEntry(ReportPart):
     """A document that could not be taken."""
 
@@ -188,6 +221,7 @@ class RunReport(ReportPart):
     probes: ProbeCounts | None = Field(None, description="Null where no probe was asked tonight.")
     vectors: VectorCounts | None = Field(None, description="Null likewise.")
     queries: QueryCounts | None = Field(None, description="Null where no query was asked tonight.")
+    answers: AnswerScores | None = Field(None, description="Null where no answer was judged tonight.")
     quarantine: list[QuarantineEntry] = Field(default_factory=list)
     history: list[NightRecord] = Field(
         default_factory=list, description="The last nights that changed something, or were held, and this one."
@@ -233,6 +267,7 @@ def to_markdown(report: RunReport) -> str:
         *_losers(report),
         *_probes(report),
         *(f"**Warning:** {escape(warning)}" for warning in report.warnings),
+        *_answers(report.answers),
         "## Documents\n\n" + _count_row(report.documents),
         "## Nodes\n\n" + _count_row(report.nodes),
         *_quarantine(report),
@@ -327,6 +362,39 @@ def _history(report: RunReport) -> list[str]:
         charts.insert(0, ("scores", scores_chart))
     pictures = [f"![{name}]({as_data_uri(draw(report.history))})" for name, draw in charts]
     return ["\n\n".join(["## The last nights", *pictures])]
+
+
+def _answers(scores: AnswerScores | None) -> list[str]:
+    if scores is None:
+        return []
+    about = "about " if scores.estimated else ""
+    cost = "unknown" if scores.cost_usd is None else f"{about}${scores.cost_usd:.4f}"
+    means = (
+        ("Faithfulness", scores.faithfulness, 1),
+        ("Relevancy", scores.relevancy, 1),
+        ("Correctness", scores.correctness, 5),
+    )
+    rows: list[tuple[str, ...]] = [
+        *((name, "none" if value is None else f"{value:.2f} of {best}") for name, value, best in means),
+        ("Answered", f"{scores.answered} of {scores.wanted}"),
+        ("Not in the corpus", str(scores.not_in_corpus)),
+        ("Failed", str(scores.failed)),
+        ("Not asked", str(scores.not_asked)),
+        ("Requests", str(scores.requests)),
+        ("Tokens", f"{about}{scores.input_tokens} read, {scores.output_tokens} written"),
+        ("Cost", cost),
+    ]
+    parts = ["## Answers", f"By {escape(scores.model)}; they decide nothing.", _table(("", ""), rows)]
+    if scores.doubtful:
+        head = ("Query", "Faithfulness", "Relevancy", "Correctness", "Answer or problem")
+        parts.append(_table(head, [_doubtful(one) for one in scores.doubtful[:SHOWN_QUARANTINED]]))
+    return ["\n\n".join(parts)]
+
+
+def _doubtful(one: JudgedAnswer) -> tuple[str, ...]:
+    judgements = (one.faithfulness, one.relevancy, one.correctness)
+    shown = ("" if value is None else f"{value:g}" for value in judgements)
+    return (escape(one.query), *shown, escape(one.problem or one.answer))
 
 
 def _quarantine(report: RunReport) -> list[str]:

@@ -1,6 +1,6 @@
 """What the command line shows: progress while a night runs, and results as tables."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from nightloom.metering import Usage
 from nightloom.progress import Snapshot, watcher
 from nightloom.report import RunReport, plain
 from nightloom.rows import Hit
@@ -92,3 +93,24 @@ def show_hits(console: Console, hits: list[Hit]) -> None:
         text = plain(hit.text)
         cut = f"{text[:SHOWN_TEXT]} ..." if len(text) > SHOWN_TEXT else text
         console.print(cut + "\n", markup=False, highlight=False, emoji=False)
+
+
+def show_citations(console: Console, hits: list[Hit], cited: Collection[int]) -> None:
+    """The passages that an answer cites, by their numbers, with where they stand; the others in a line below."""
+    for number, hit in enumerate(hits, 1):
+        if number in cited:
+            where = f"  page {hit.page}" if hit.page is not None else ""
+            section = f"  {plain(hit.section)}" if hit.section else ""
+            line = Text(f"[{number}] ").append(plain(hit.uri), style="cyan").append(where).append(section, style="dim")
+            console.print(line)
+    others = [f"[{number}] {plain(hit.uri)}" for number, hit in enumerate(hits, 1) if number not in cited]
+    if others:
+        console.print(Text(f"not cited: {', '.join(others)}", style="dim"))
+
+
+def show_usage(console: Console, usage: Usage) -> None:
+    """What an answer took, in a line."""
+    about = "about " if usage.estimated else ""
+    cost = "" if usage.cost_usd is None else f", ${usage.cost_usd:.4f}"
+    tokens = f"{about}{usage.input_tokens} tokens read, {usage.output_tokens} written"
+    console.print(Text(f"{tokens}{cost}", style="dim"))

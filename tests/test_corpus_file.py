@@ -17,6 +17,7 @@ from flows.nightly_reindex import nightly_reindex
 from nightloom.changes import SplittingChanges, changes_of
 from nightloom.corpus import (
     ALIAS_LENGTH,
+    AnswersSettings,
     Corpus,
     GateSettings,
     IndexSettings,
@@ -70,7 +71,7 @@ def test_a_name_and_a_source_are_enough(tmp_path: Path) -> None:
 def test_what_the_template_calls_a_default_is_one() -> None:
     template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
     commented = "\n".join(
-        re.sub(r"^# (?=\[(index|retrieval|evaluation|gate|shards)\]|[a-z_]+ = )", "", line)
+        re.sub(r"^# (?=\[(index|retrieval|evaluation|answers|gate|shards)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
         if not re.match(
             r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split|reranker|floor)\b)", line
@@ -87,6 +88,13 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     assert written["milvus"] | {"uri": ""} == {"uri": "", "metric": "COSINE", "timeout_seconds": 60}
     assert defaults.reports == Path.cwd() / written["reports"]
     complete = load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": written["evaluation"]}, {})
+    choices = {"model", "api_key_block", "max_cost_usd", "requests_per_minute"}
+    choices |= {"usd_per_million_input_tokens", "usd_per_million_output_tokens"}
+    answers = AnswersSettings(model="any").model_dump()
+    assert written["answers"].keys() == answers.keys()
+    assert {key: value for key, value in written["answers"].items() if key not in choices} == {
+        key: value for key, value in answers.items() if key not in choices
+    }
     bare = {"queries": written["evaluation"]["queries"], "qrels": written["evaluation"]["qrels"]}
     assert complete == load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": bare}, {})
 

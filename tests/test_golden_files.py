@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nightloom.corpus import EvaluationSettings
 from nightloom.errors import EvaluationInputError
 from nightloom.evaluation import judge, score, score_run
-from nightloom.golden import GoldenQueries, load_golden
+from nightloom.golden import GoldenQueries, Reference, load_golden
 from nightloom.golden_files import Judgement, Query, read_qrels, read_queries
 from nightloom.retrieval import Ranking
 from nightloom.trec import read_trec_run, write_trec_qrels, write_trec_run
@@ -97,12 +97,13 @@ def test_a_mistake_in_queries_is_named_by_line(tmp_path: Path, content: str, say
     assert str(refused.value).startswith(f"{file}: {says}")
 
 
-def test_answers_are_kept_of_judged_queries_that_have_one(tmp_path: Path) -> None:
+def test_reference_answers_are_kept_whether_their_queries_are_judged_or_not(tmp_path: Path) -> None:
     queries = (
         '{"_id": "1", "text": "one", "answer": "1"}\n{"_id": "2", "text": "two"}\n'
         '{"_id": "3", "text": "three", "answer": "3"}\n'
     )
-    assert golden_of(tmp_path, f"{HEADER}1\ta\t1\n2\ta\t1\n", queries).answers == {"1": "1"}
+    found = golden_of(tmp_path, f"{HEADER}1\ta\t1\n2\ta\t1\n", queries).references
+    assert found == {"1": Reference("one", "1"), "3": Reference("three", "3")}
 
 
 # --- judgements

@@ -125,7 +125,9 @@ async def test_an_index_that_misses_rows_is_measured_as_such(filled: tuple[Index
 @pytest.mark.parametrize("home", ["server"], indirect=True)
 async def test_a_night_builds_the_index_that_the_file_names(home: Home) -> None:
     home.configure('[index]\ntype = "HNSW"\nbuild = {M = 8}\nsearch = {ef = 16}\n')
-    assert (await night(home))["warnings"] == []
+    report = await night(home)
+    assert report["warnings"] == []
+    assert report["vectors"]["index_recall"] == 1
     async with open_index(home.corpus.milvus, home.name) as index:
         assert await index.connection.index_kind(await live_name(index)) == "HNSW"
     assert (await live.ask(home.corpus, None, QUERIES["q3"]))[0].uri == "texts/moon.txt"

@@ -10,7 +10,7 @@ export DO_NOT_TRACK ?= 1
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
 # Most tests wait for a server; the files that share one stay together.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 
 QUESTION := "What does the with statement do when an exception is raised?"
 

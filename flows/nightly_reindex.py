@@ -114,9 +114,9 @@ async def go_through(night: Night) -> RunReport:
         await verify(night)
     if night.wants_evaluation:
         await evaluate(night)
-        if night.wanted_answers:
-            await judge_answers(night)
     await night.pass_gate()
+    if night.wants_evaluation and night.wanted_answers:
+        await judge_answers(night)
     if night.has_changes:
         await promote(night)
     if night.has_leftovers:

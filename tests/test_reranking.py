@@ -75,7 +75,7 @@ async def test_ask_and_the_evaluation_are_reranked_alike(
     home: Home, embedder: Embedder, model: Path, mode: str
 ) -> None:
     home.write({name: text[:90] for name, text in TEXTS.items()})
-    home.configure(f'[retrieval]\nmode = "{mode}"\nreranker = "{model}"\ntop_k = 4\n')
+    home.configure(f'[retrieval]\nmode = "{mode}"\nreranker = "{model}"\ntop_k = 4\n[gate]\nprobes = 0\n')
     await night(home)
     found = await live.ask(home.corpus, None, QUESTION)
     everything = [text[:90].strip() for text in TEXTS.values()]

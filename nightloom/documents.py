@@ -36,15 +36,14 @@ class Span:
     text_field: str
 
 
-@dataclass(frozen=True, slots=True)
 class DocumentRef:
     """A document as a source lists it: enough to fetch, read and compare it, without its text.
 
+    A listing may have millions: what can be told from something else is not held twice.
+
     Attributes:
         uri: Its name everywhere, the same on every machine.
-        item: Its id in the source, as judgements may name it.
         source: Label of the source.
-        content: sha256 of what the embedding depends on, hex; None when the source says "as it was" (HTTP 304).
         path: The file that holds its bytes; None when there is nothing to read.
         size_bytes: Of its bytes, for dealing out shards.
         media_type: As the source declares it, or "" to go by the file's name.
@@ -54,21 +53,82 @@ class DocumentRef:
             embedded nor hashed.
     """
 
-    uri: str
-    item: str
-    source: str
-    content: str | None
-    path: Path | None
-    size_bytes: int
-    media_type: str = ""
-    validator: str = ""
-    span: Span | None = None
-    metadata: tuple[tuple[str, Scalar], ...] = ()
+    __slots__ = (
+        "_content",
+        "_item",
+        "media_type",
+        "metadata",
+        "path",
+        "size_bytes",
+        "source",
+        "span",
+        "uri",
+        "validator",
+    )
+
+    def __init__(
+        self,
+        uri: str,
+        item: str,
+        source: str,
+        content: str | None,
+        path: Path | None,
+        size_bytes: int,
+        media_type: str = "",
+        validator: str = "",
+        span: Span | None = None,
+        metadata: tuple[tuple[str, Scalar], ...] = (),
+    ) -> None:
+        """Take what a source says: the attributes, and `item` and `content`, which see."""
+        self.uri = uri
+        self.source = source
+        self.path = path
+        self.size_bytes = size_bytes
+        self.media_type = media_type
+        self.validator = validator
+        self.span = span
+        self.metadata = metadata
+        # Mostly the end of the URI, and hex digits: then it is where it begins, and half as many bytes.
+        self._item: int | str = len(uri) - len(item) if uri.endswith(item) else item
+        self._content: bytes | str | None = _packed(content)
 
     @property
     def id(self) -> str:
         """The document id."""
         return document_id(self.uri)
+
+    @property
+    def item(self) -> str:
+        """Its id in the source, as judgements may name it."""
+        return self.uri[self._item :] if isinstance(self._item, int) else self._item
+
+    @property
+    def content(self) -> str | None:
+        """sha256 of what the embedding depends on, hex; None when the source says "as it was" (HTTP 304)."""
+        return self._content.hex() if isinstance(self._content, bytes) else self._content
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it says the same of the same document."""
+        if not isinstance(other, DocumentRef):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    def __hash__(self) -> int:
+        """Of its name."""
+        return hash(self.uri)
+
+    def __repr__(self) -> str:
+        """Its name, for messages of tests."""
+        return f"DocumentRef({self.uri!r})"
+
+
+def _packed(digits: str | None) -> bytes | str | None:
+    """Hex digits as bytes; anything else as it is."""
+    try:
+        found = bytes.fromhex(digits or "")
+    except ValueError:
+        return digits
+    return found if digits and found.hex() == digits else digits
 
 
 @dataclass(frozen=True, slots=True)

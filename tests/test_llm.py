@@ -148,7 +148,9 @@ async def test_what_variables_say_of_openai_is_sent_to_nobody_else(
 
 
 @pytest.mark.parametrize(
-    ("models", "expected"), [(lists("a", MODEL), ["a", MODEL]), (lists(), []), (fails(404), [])], ids=str
+    ("models", "expected"),
+    [(lists("a", MODEL), ["a", MODEL]), (lists(), []), (fails(404), [])],
+    ids=["two", "none", "no list"],
 )
 async def test_the_models_of_an_endpoint_are_listed(server: OpenAIServer, models: Answer, expected: list[str]) -> None:
     server.models = models

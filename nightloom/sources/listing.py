@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date
+from itertools import pairwise
 
 from pathspec import GitIgnoreSpec
 
@@ -69,19 +70,17 @@ def one_listing(listings: list[Listing], sources: Iterable[SourceSettings] = ())
     Raises:
         SourceError: No document at all, or two with the same URI.
     """
-    documents: dict[str, DocumentRef] = {}
-    for listing in listings:
-        for document in listing.documents:
-            other = documents.setdefault(document.uri, document)
-            if other is not document:
-                raise SourceError(_twice(document, other))
+    documents = sorted((ref for listing in listings for ref in listing.documents), key=lambda ref: ref.uri)
+    for other, document in pairwise(documents):
+        if other.uri == document.uri:
+            raise SourceError(_twice(document, other))
     quarantined = tuple(item for listing in listings for item in listing.quarantined)
     if not documents and not quarantined:
         places = ", ".join(str(source.file or source.label) for source in sources) or "any source"
         raise SourceError(
             f"no document found in {places}; check path, include and exclude under [[sources]] in the corpus file"
         )
-    return Listing(tuple(documents[uri] for uri in sorted(documents)), quarantined)
+    return Listing(tuple(documents), quarantined)
 
 
 def _twice(document: DocumentRef, other: DocumentRef) -> str:

@@ -4,8 +4,9 @@ import json
 import math
 import re
 import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
 
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, Scalar, Span, document_id
@@ -14,11 +15,13 @@ from nightloom.sources.jsonl import jsonl_content
 from nightloom.sources.listing import metadata_of, not_text
 from nightloom.sources.tables import Row, is_plain, rows_of_file
 
+Shared = TypeVar("Shared")
+
 METADATA_CHARACTERS = 1_000
 """A longer string is a text and no value to filter on: left out."""
 
 SHARED_VALUES = 100_000
-"""How many different pairs of metadata are held once however many rows have them."""
+"""How many different pairs of metadata, and sets of them, are held once however many rows have them."""
 
 
 def list_rows(source: SourceSettings, file: Path, folder: Path | None) -> Listing:
@@ -61,12 +64,12 @@ class _Rows:
     def __init__(self, source: SourceSettings, file: Path) -> None:
         self._source = source
         self._file = file
-        self._found: dict[str, DocumentRef] = {}
+        self._found: list[DocumentRef] = []
         self._refused: list[tuple[int, str, str]] = []
         self._has_ids = False
         # There may be millions of rows: what they have in common is held once.
         self._lengths: dict[int, int] = {}
-        self._pairs: dict[tuple[type, tuple[str, Scalar]], tuple[str, Scalar]] = {}
+        self._known: dict[Any, Any] = {}
 
     def add(self, row: Row, place: Path, offset: int, length: int) -> None:
         """Take a row whose title and text lie at this place, or remember why it cannot be taken."""
@@ -74,18 +77,14 @@ class _Rows:
         self._has_ids |= bool(item)
         try:
             self._check(row, item)
-            self._found[item] = self._document(
-                row,
-                item,
-                place,
-                Span(
-                    offset,
-                    self._lengths.setdefault(length, length),
-                    row.line,
-                    self._source.title_field,
-                    self._source.text_field,
-                ),
+            span = Span(
+                offset,
+                self._lengths.setdefault(length, length),
+                row.line,
+                self._source.title_field,
+                self._source.text_field,
             )
+            self._found.append(self._document(row, item, place, span))
         except SourceError as error:
             self._refused.append((row.line, item, str(error)))
 
@@ -97,10 +96,24 @@ class _Rows:
         """
         if self._refused and not self._has_ids:
             raise SourceError(f"source {self._source.label!r}: {self._refused[0][2]}; no row of the file has an id")
-        return Listing(tuple(self._found.values()), tuple(self._quarantined(*entry) for entry in self._refused))
+        documents = tuple(self._without_twins())
+        refused = {item for _, item, _ in self._refused}
+        taken = {ref.item for ref in documents if ref.item in refused} if refused else set()
+        return Listing(documents, tuple(self._quarantined(*entry, taken) for entry in sorted(self._refused)))
 
-    def _quarantined(self, line: int, item: str, reason: str) -> Quarantined:
-        named = item and item not in self._found and not not_text(item)
+    def _without_twins(self) -> Iterator[DocumentRef]:
+        """Rows by URI, the first of each; the others are refused. Told by their order: a table of ids takes much."""
+        last: DocumentRef | None = None
+        for ref in sorted(self._found, key=lambda one: one.uri):  # which keeps the order of lines
+            if last is None or ref.uri != last.uri:
+                last = ref
+                yield ref
+            elif ref.span and last.span:
+                says = f"{self._file}: line {ref.span.line}: its id {ref.item!r} is that of line {last.span.line}"
+                self._refused.append((ref.span.line, ref.item, f"{says}; give each line its own"))
+
+    def _quarantined(self, line: int, item: str, reason: str, taken: Collection[str]) -> Quarantined:
+        named = item and item not in taken and not not_text(item)
         shown = item if named else f"line-{line}"
         return Quarantined(f"{self._source.name}#{shown}", shown, reason, self._source.label)
 
@@ -121,9 +134,6 @@ class _Rows:
             raise SourceError(f"{says}no id in the field {self._source.id_field!r}; name the right one as id_field")
         if not_text(item):
             raise SourceError(f"{says}the id {item!r} holds a lone surrogate, which is no text; mend it")
-        other = self._found.get(item)
-        if other and other.span:
-            raise SourceError(f"{says}its id {item!r} is that of line {other.span.line}; give each line its own")
 
     def _document(self, row: Row, item: str, place: Path, span: Span) -> DocumentRef:
         return DocumentRef(
@@ -143,8 +153,8 @@ class _Rows:
         for name, value in fields.items():
             if not_text(name) or (isinstance(value, str) and not_text(value)):
                 raise SourceError(f"{self._file}: line {row.line}: field {name!r} holds a lone surrogate; mend it")
-        pairs = metadata_of(self._source, fields)
-        return tuple(self._shared(pair) for pair in pairs)
+        pairs = tuple(self._shared(pair, type(pair[1])) for pair in metadata_of(self._source, fields))
+        return self._shared(pairs, tuple(type(value) for _, value in pairs))
 
     def _is_metadata(self, name: str, value: Any) -> bool:
         source = self._source
@@ -156,8 +166,9 @@ class _Rows:
             return math.isfinite(value)
         return isinstance(value, int) or (isinstance(value, str) and 0 < len(value) <= METADATA_CHARACTERS)
 
-    def _shared(self, pair: tuple[str, Scalar]) -> tuple[str, Scalar]:
-        key = (type(pair[1]), pair)  # 1, 1.0 and True are equal, and not the same
-        if len(self._pairs) < SHARED_VALUES:
-            return self._pairs.setdefault(key, pair)
-        return self._pairs.get(key, pair)
+    def _shared(self, value: Shared, kind: type | tuple[type, ...]) -> Shared:
+        """The same value, held once: of the same kind, as 1, 1.0 and True are equal, and not the same."""
+        key = (kind, value)
+        if len(self._known) < SHARED_VALUES:
+            return cast("Shared", self._known.setdefault(key, value))
+        return cast("Shared", self._known.get(key, value))

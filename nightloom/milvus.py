@@ -85,7 +85,7 @@ class Connection:
         self._opened: MilvusClient | None = None
         self._stores: dict[str, MilvusVectorStore] = {}
         self._loaded: set[str] = set()
-        self._hybrid: dict[str, bool] = {}
+        self._fields: dict[str, frozenset[str]] = {}
         self._kinds: dict[str, str] = {}
         self.search_given: Mapping[str, Parameter] = {}
 
@@ -133,7 +133,7 @@ class Connection:
     def _load(self, collection: str) -> None:
         # A process that was killed while it created an index may have left the collection without it.
         present = self.client.list_indexes(collection)
-        wanted = {"embedding", SPARSE} if self._is_hybrid(collection) else {"embedding"}
+        wanted = {"embedding", SPARSE} & self._field_names(collection)
         if missing := wanted - set(present):
             indexes = self._indexes(missing, VectorIndex("FLAT"))
             self.client.create_index(collection, indexes, timeout=self.timeout_seconds)
@@ -187,10 +187,13 @@ class Connection:
         return await self.call(lambda: self._is_hybrid(collection))
 
     def _is_hybrid(self, collection: str) -> bool:
-        if collection not in self._hybrid:
-            fields = self.client.describe_collection(collection, timeout=self.timeout_seconds)["fields"]
-            self._hybrid[collection] = any(field["name"] == KEYWORDS for field in fields)
-        return self._hybrid[collection]
+        return KEYWORDS in self._field_names(collection)
+
+    def _field_names(self, collection: str) -> frozenset[str]:
+        if collection not in self._fields:
+            found = self.client.describe_collection(collection, timeout=self.timeout_seconds)["fields"]
+            self._fields[collection] = frozenset(field["name"] for field in found)
+        return self._fields[collection]
 
     async def count(self, collection: str) -> int:
         """Rows, physical duplicates included; a strong read, so that reads after it see every write before it."""

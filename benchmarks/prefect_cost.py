@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -23,7 +24,7 @@ from flows.nightly_reindex import nightly_reindex
 from flows.prefect_api import prefect_api
 from nightloom import night as night_module
 from nightloom.corpus import load_corpus
-from nightloom.embedding import Embedder, Vectors
+from nightloom.embedding import Embedder, Tokens, Vectors
 from nightloom.night import open_night
 from nightloom.sources import list_source, one_listing
 
@@ -35,7 +36,10 @@ LIMIT_SECONDS = 20
 class ConstantEmbedder(Embedder):
     """Reads and measures as the real one does, and embeds every text alike."""
 
-    async def embed_texts(self, texts: list[str]) -> Vectors:
+    def open_soon(self) -> None:
+        """Nothing: no model is needed."""
+
+    async def embed_texts(self, texts: list[str], tokens: Sequence[Tokens] | None = None) -> Vectors:  # noqa: ARG002
         """The same unit vector for every text."""
         return np.full((len(texts), DIM), DIM**-0.5, dtype=np.float32)
 

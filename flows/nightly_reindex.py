@@ -135,8 +135,7 @@ async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:
         loaded = await load(night, shard)
         written = 0
         if loaded.nodes:
-            async with night.embedder_turn:
-                vectors = await embed(night, loaded)
+            vectors = await embed(night, loaded)
             if loaded.nodes:  # those that embedding left
                 written = await insert(night, loaded, vectors)
         night.count_shard(loaded, written)

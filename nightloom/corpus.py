@@ -317,7 +317,18 @@ class EmbedderSettings(Section):
     revision: str | None = Field(None, title="Revision", description="Commit of a hub model; pin it in production.")
     query_prefix: str = Field("", title="Query prefix", description="Put before every query.")
     text_prefix: str = Field("", title="Text prefix", description="Put before every node's text when it is embedded.")
-    batch_size: int = Field(32, ge=1, le=1024, title="Batch size", description="Texts embedded at once.")
+    backend: Literal["auto", "torch", "onnx"] = Field(
+        "auto", title="Backend", description="What runs the model; auto measures once what is fastest on a machine."
+    )
+    precision: Literal["fp32", "bf16", "int8"] = Field(
+        "fp32", title="Precision", description="Of the model's numbers; vectors of two precisions do not go together."
+    )
+    batch_tokens: int | None = Field(
+        None,
+        ge=64,
+        title="Batch tokens",
+        description="Embedded at once, padding included. Default: as suits the device.",
+    )
 
 
 class MilvusSettings(Section):

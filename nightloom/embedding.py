@@ -2,27 +2,26 @@
 
 import asyncio
 import hashlib
-import importlib.util
 import json
 import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nightloom.backends import Backend, open_backend
 from nightloom.corpus import EmbedderSettings
 from nightloom.errors import EmbedderError, EmbeddingError
-from nightloom.sources import hash_file
-
-PACKAGE_SCHEME = "package:"
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
-"""What a model is made of, README and other formats of the same weights left out."""
-UNBOUNDED = 1_000_000
-"""Tokenizers without a limit say so with a huge number."""
+from nightloom.models import find_model, hash_model, pad_token, read_limit
 
 Vectors = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int64]
+"""Of one text, special ones included: shape (n,)."""
 
 
 class Embedder:
@@ -31,6 +30,7 @@ class Embedder:
     Attributes:
         folder: The model's files.
         max_tokens: Tokens that it reads of a text, special tokens included.
+        work: What embedding nodes took so far.
     """
 
     def __init__(self, settings: EmbedderSettings) -> None:
@@ -41,15 +41,21 @@ class Embedder:
         """
         self.settings = settings
         self.folder = find_model(settings.model, settings.revision)
-        self.max_tokens = _read_limit(self.folder)
-        self._one_caller = threading.Lock()
+        self.max_tokens = read_limit(self.folder)
+        self.work = Work()
+        # One caller has all the cores; what waits meanwhile is embedded together.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedder")
+        self._lock = threading.Lock()
+        self._waiting: list[_Request] = []
 
     @cached_property
     def identity(self) -> str:
-        """sha256 over the model's files and the prefix of its texts: equal means comparable vectors."""
-        digest = hashlib.sha256(json.dumps({"text_prefix": self.settings.text_prefix}).encode())
-        for file in sorted(_model_files(self.folder)):
-            digest.update(f"{file.relative_to(self.folder).as_posix()} {hash_file(file)[0]}\n".encode())
+        """sha256 over the model's files, the prefix of its texts and the precision: equal means comparable vectors."""
+        given = {"text_prefix": self.settings.text_prefix}
+        if self.settings.precision != "fp32":
+            given["precision"] = self.settings.precision
+        digest = hashlib.sha256(json.dumps(given).encode())
+        hash_model(self.folder, digest)
         return digest.hexdigest()
 
     @property
@@ -75,42 +81,34 @@ class Embedder:
         tokenizer.no_padding()
         return tokenizer
 
+    def tokens(self, text: str) -> Tokens:
+        """The tokens of a text, special ones included, prefix not: as many as there are, read by the model or not."""
+        return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+
     def count_tokens(self, text: str) -> int:
-        """Tokens that the model would read of a text, special tokens included, prefix not."""
-        return len(self._tokenizer.encode(text).ids)
+        """How many `tokens` a text has."""
+        return len(self.tokens(text))
 
     @cached_property
     def special_tokens(self) -> int:
         """Tokens that the model puts around every text."""
         return self.count_tokens("")
 
-    def truncated_tokens(self, texts: list[str]) -> int:
-        """Tokens of the texts, with the prefix, that lie beyond what the model reads."""
-        prefix = self.settings.text_prefix
-        encodings = self._tokenizer.encode_batch_fast([prefix + text for text in texts])
-        return sum(max(0, len(encoding.ids) - self.max_tokens) for encoding in encodings)
+    def truncated_tokens(self, tokens: Sequence[Tokens]) -> int:
+        """Tokens of texts that lie beyond what the model reads."""
+        return sum(max(0, len(one) - self.max_tokens) for one in tokens)
 
     @cached_property
-    def _model(self) -> Any:
-        from llama_index.embeddings.huggingface import HuggingFaceEmbedding  # noqa: PLC0415  loads torch: seconds
-        from transformers.utils import logging  # noqa: PLC0415
+    def backend(self) -> Backend:
+        """What runs the model, opened at first use; a process opens it once."""
+        return open_backend(self.folder, self.settings.backend, self.settings.precision, self.settings.batch_tokens)
 
-        logging.disable_progress_bar()
-
-        # The prefixes are put on by us: this class would choose some of its own where an empty one is given.
-        return HuggingFaceEmbedding(
-            str(self.folder),
-            embed_batch_size=self.settings.batch_size,
-            max_length=self.max_tokens,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-
-    async def embed_texts(self, texts: list[str]) -> Vectors:
+    async def embed_texts(self, texts: list[str], tokens: Sequence[Tokens] | None = None) -> Vectors:
         """Embed the texts of nodes.
 
         Args:
-            texts: n texts, each within `max_tokens` with the prefix; more is cut off by the model.
+            texts: n texts; of one with more than `max_tokens` with the prefix, the model reads so many.
+            tokens: Of the n texts with the prefix, where they are known already.
 
         Returns:
             float32, shape (n, dim), in the order of the texts: rows of unit L2 norm, but for `unusable` ones.
@@ -118,7 +116,13 @@ class Embedder:
         Raises:
             EmbeddingError: The model gave a wrong count.
         """
-        return await self._in_thread([self.settings.text_prefix + text for text in texts])
+        if tokens is None:
+            tokens = [self.tokens(self.settings.text_prefix + text) for text in texts]
+        return await self._embed(tokens, are_nodes=True)
+
+    def open_soon(self) -> None:
+        """Begin to open the model, while whoever needs it has something else to do."""
+        self._thread.submit(lambda: self.backend)  # where that fails, the first text says why
 
     async def embed_queries(self, queries: list[str]) -> Vectors:
         """Embed queries; the same as `embed_texts`, with the query prefix.
@@ -126,35 +130,129 @@ class Embedder:
         Raises:
             EmbeddingError: The model gave a wrong count, or a vector that is zero or not finite.
         """
-        vectors = await self._in_thread([self.settings.query_prefix + query for query in queries])
+        vectors = await self._embed([self.tokens(self.settings.query_prefix + query) for query in queries])
         if (bad := int(unusable(vectors).sum())) > 0:
             raise EmbeddingError(
                 f"{self.settings.model}: {bad} of {len(queries)} queries have embeddings that are zero or not finite"
             )
         return vectors
 
-    async def _in_thread(self, texts: list[str]) -> Vectors:
-        abandoned = threading.Event()
+    async def _embed(self, tokens: Sequence[Tokens], *, are_nodes: bool = False) -> Vectors:
+        request = _Request([self._read(one) for one in tokens], are_nodes=are_nodes)
+        with self._lock:
+            self._waiting.append(request)
         try:
-            return await asyncio.to_thread(self._embed, texts, abandoned)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._serve, request)
         finally:
-            abandoned.set()  # cancelled or timed out: the thread ends with its batch
+            request.is_abandoned = True  # cancelled or timed out: the thread ends with its batch
+        if request.error:
+            raise request.error
+        return checked(request.vectors, len(tokens), self.settings.model)
 
-    def _embed(self, texts: list[str], abandoned: threading.Event) -> Vectors:
-        # Texts of like length share a batch: padding is what a batch wastes. One caller has all the cores.
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        rows: list[list[float]] = []
-        with self._one_caller:
-            for start in range(0, len(order), self.settings.batch_size):
-                if abandoned.is_set():
-                    break
-                batch = order[start : start + self.settings.batch_size]
-                rows += self._model.get_text_embedding_batch([texts[index] for index in batch])
-        found = np.asarray(rows, dtype=np.float32)
-        vectors = np.empty_like(found)
-        if len(found) == len(texts):
-            vectors[order] = found
-        return checked(vectors, len(texts), self.settings.model)
+    def _read(self, tokens: Tokens) -> Tokens:
+        """What the model reads of a text: its last token, which is a special one, stays the last."""
+        if len(tokens) <= self.max_tokens:
+            return tokens
+        return np.concatenate((tokens[: self.max_tokens - 1], tokens[-1:]))
+
+    def _serve(self, request: "_Request") -> None:
+        """In the one thread: embed whatever waits, unless it was embedded with what came before."""
+        with self._lock:
+            if request not in self._waiting:
+                return
+            taken, self._waiting = [one for one in self._waiting if not one.is_abandoned], []
+        try:
+            backend = self.backend
+            started = time.monotonic()
+            found = self._vectors(taken, backend)
+            if nodes := sum(len(one.tokens) for one in taken if one.are_nodes):
+                self.work.add(backend.name, nodes, started)
+            for one, vectors in zip(taken, found, strict=True):
+                one.vectors = vectors
+        except Exception as error:  # noqa: BLE001  raised again for each of them
+            for one in taken:
+                one.error = error
+
+    def _vectors(self, requests: Sequence["_Request"], backend: Backend) -> list[Vectors]:
+        """The vectors of each request; fewer than texts where nobody waits for them any more."""
+        tokens = [one for request in requests for one in request.tokens]
+        rows: dict[int, Vectors] = {}
+        for batch in batches([len(one) for one in tokens], backend.batch_tokens):
+            if all(request.is_abandoned for request in requests):
+                break
+            vectors = backend.encode(*_padded([tokens[at] for at in batch], pad_token(self.folder)))
+            rows |= dict(zip(batch, vectors, strict=False))  # a wrong count is seen below
+        found, start = [], 0
+        for request in requests:
+            mine = [rows[at] for at in range(start, start + len(request.tokens)) if at in rows]
+            found.append(np.array(mine, dtype=np.float32))
+            start += len(request.tokens)
+        return found
+
+
+@dataclass
+class Work:
+    """What embedding took.
+
+    Attributes:
+        backend: What ran the model; "" where nothing was embedded.
+        busy_seconds: With a batch under way.
+        whole_seconds: From the first batch to the end of the last.
+    """
+
+    backend: str = ""
+    texts: int = 0
+    busy_seconds: float = 0.0
+    whole_seconds: float = 0.0
+    _began: float = 0.0
+
+    def add(self, backend: str, texts: int, started: float) -> None:
+        """Count texts that were embedded from a moment until now."""
+        now = time.monotonic()
+        self._began = self._began or started
+        self.backend = backend
+        self.texts += texts
+        self.busy_seconds += now - started
+        self.whole_seconds = now - self._began
+
+
+class _Request:
+    """Texts that somebody waits for."""
+
+    def __init__(self, tokens: list[Tokens], *, are_nodes: bool) -> None:
+        self.tokens = tokens
+        self.are_nodes = are_nodes
+        self.is_abandoned = False
+        self.vectors: Vectors = np.empty((0, 0), dtype=np.float32)
+        self.error: Exception | None = None
+
+
+def batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
+    """Positions of texts in batches of like length, the shortest first: padding is what a batch wastes.
+
+    Args:
+        lengths: Tokens of each text.
+        most_tokens: Of a batch, padding included; a longer text goes alone.
+    """
+    batch: list[int] = []
+    for at in sorted(range(len(lengths)), key=lambda one: lengths[one]):
+        if batch and (len(batch) + 1) * lengths[at] > most_tokens:
+            yield batch
+            batch = []
+        batch.append(at)
+    if batch:
+        yield batch
+
+
+def _padded(tokens: Sequence[Tokens], padding: int) -> tuple[Tokens, Tokens]:
+    """Tokens of texts, and which of them are no padding: each of shape (texts, tokens of the longest)."""
+    longest = max(map(len, tokens))
+    ids = np.full((len(tokens), longest), padding, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for at, one in enumerate(tokens):
+        ids[at, : len(one)] = one
+        mask[at, : len(one)] = 1
+    return ids, mask
 
 
 def described(description: str) -> Embedder | None:
@@ -188,100 +286,3 @@ def unusable(vectors: Vectors) -> npt.NDArray[np.bool_]:
         Shape (n,).
     """
     return np.asarray(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
-
-
-def find_model(name: str, revision: str | None = None, key: str = "embedder.model") -> Path:
-    """The folder that holds a model's files, fetched from the hub where it must be.
-
-    Args:
-        name: A hub name, an absolute path, or "package:NAME".
-        revision: Commit of a hub model.
-        key: Of the corpus file, which errors name.
-
-    Raises:
-        EmbedderError: Says what is wrong with the name, the network or the files.
-    """
-    if name.startswith(PACKAGE_SCHEME):
-        folder = _package_model(name.removeprefix(PACKAGE_SCHEME), key)
-    elif Path(name).is_absolute():
-        folder = Path(name)
-    else:
-        folder = _hub_model(name, revision, key)
-    if not folder.is_dir():
-        raise EmbedderError(f"{key}: {name}: there is no such folder; mend the path, or give a hub name")
-    if not (folder / "config.json").exists():
-        raise EmbedderError(f"{key}: {name}: no model in {folder}: it has no config.json")
-    if not any(folder.glob("*.safetensors")):
-        raise EmbedderError(
-            f"{key}: {name}: its weights are not safetensors, and other formats can run code when loaded;"
-            " convert them, or choose a model that has model.safetensors"
-        )
-    return folder
-
-
-def _package_model(package: str, key: str) -> Path:
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or spec.origin is None or not spec.submodule_search_locations:
-        raise EmbedderError(f"{key}: {PACKAGE_SCHEME}{package}: no such package is installed; install it with pip")
-    found = sorted(Path(spec.origin).parent.rglob("config.json"), key=lambda file: len(file.parts))
-    if not found:
-        raise EmbedderError(f"{key}: {PACKAGE_SCHEME}{package}: the package carries no model")
-    return found[0].parent
-
-
-def _hub_model(name: str, revision: str | None, key: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  only models of the hub need it
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
-
-    try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=list(MODEL_FILES), ignore_patterns=["onnx/*", "openvino/*"]
-            )
-        )
-    except LocalEntryNotFoundError:
-        reason = (
-            "it is not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set; check the name and"
-            " the network, or give a local folder or package:NAME"
-        )
-    except HFValidationError:
-        reason = "that is no name of a model; a local folder begins with ./ or /"
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "?"
-        reason = f"the hub answers HTTP {status}: check the name, the revision, and HF_TOKEN for a gated model"
-    except OSError as error:
-        reason = f"{error}"
-    raise EmbedderError(f"{key}: {name}: unknown model or no network for it: {reason}")
-
-
-def _model_files(folder: Path) -> list[Path]:
-    return [
-        file
-        for pattern in MODEL_FILES
-        for file in folder.rglob(pattern)
-        if not {"onnx", "openvino"} & set(file.relative_to(folder).parts)
-    ]
-
-
-def _read_limit(folder: Path) -> int:
-    """Tokens that the model reads, special tokens included, from the files that say so."""
-    places = (
-        ("sentence_bert_config.json", "max_seq_length"),
-        ("tokenizer_config.json", "model_max_length"),
-        ("config.json", "max_position_embeddings"),
-    )
-    for file, key in places:
-        limit = _read_json(folder / file).get(key)
-        if isinstance(limit, int) and 0 < limit < UNBOUNDED:
-            return limit
-    raise EmbedderError(f"{folder}: none of its files says how many tokens the model reads")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise EmbedderError(f"{file}: cannot be read as JSON: {error}") from None
-    return content if isinstance(content, dict) else {}

@@ -16,7 +16,7 @@ from nightloom.audit import Audit, named
 from nightloom.comparison import compare, compare_means, losers
 from nightloom.corpus import Corpus
 from nightloom.documents import DocumentRef, Listing, Quarantined
-from nightloom.embedding import Embedder, Vectors, described, unusable
+from nightloom.embedding import Embedder, Tokens, Vectors, described, unusable
 from nightloom.errors import DocumentError, Held, IndexRefused, NightFailed, NightloomError, Outcome
 from nightloom.evaluation import Judged, judge
 from nightloom.fingerprint import fingerprint
@@ -40,6 +40,7 @@ from nightloom.readers import Readers
 from nightloom.report import (
     AnswerScores,
     DocumentCounts,
+    EmbedderWork,
     LoserEntry,
     MetricEntry,
     NodeCounts,
@@ -123,7 +124,6 @@ class Night:
             _ = index.contents.reranker.folder  # found before anything is written
         self.splitter = Splitter(corpus.splitting, self.embedder)
         self.fingerprint = fingerprint(corpus, self.embedder)
-        self.embedder_turn = asyncio.Lock()
         self.generations: list[Generation] = []
         self.live: Generation | None = None
         self.live_heads: dict[str, Head] = {}
@@ -155,6 +155,8 @@ class Night:
         self.live = next((generation for generation in self.generations if generation.live), None)
         if self.live:
             await self._read_live(self.live)
+        if self.live is None or self.live.fingerprint != self.fingerprint:
+            self.embedder.open_soon()  # for every document
         self.target = self.live if self.in_place else half_built(self.generations, self.fingerprint)
 
     async def _read_live(self, live: Generation) -> None:
@@ -221,6 +223,8 @@ class Night:
         self.drawn = draw(listing.documents, self.corpus.gate.probes, f"{self.corpus.name} {self.started:%Y-%m-%d}")
         if built and self.target:
             await self._resume(self.target, built)
+        if self.plan.work:
+            self.embedder.open_soon()
         return deal_out(self.plan.work, self.corpus.shards)
 
     def _check_removals(self) -> None:
@@ -280,12 +284,13 @@ class Night:
             EmbeddingError: The embedder gave a wrong number of vectors.
         """
         known = await self._known_vectors(work)
-        texts = [node.text for node in work.nodes if (node.version, node.text) not in known]
-        self.truncated_tokens += await asyncio.to_thread(self.embedder.truncated_tokens, texts)
-        fresh = iter(await self.embedder.embed_texts(texts) if texts else ())
+        new = [node for node in work.nodes if (node.version, node.text) not in known]
+        tokens = [self._tokens(node) for node in new]
+        self.truncated_tokens += self.embedder.truncated_tokens(tokens)
+        fresh = iter(await self.embedder.embed_texts([node.text for node in new], tokens) if new else ())
         found = [(node, known.get((node.version, node.text))) for node in work.nodes]
         vectors = np.stack([next(fresh) if vector is None else vector for _, vector in found])
-        work.reused = len(work.nodes) - len(texts)
+        work.reused = len(work.nodes) - len(new)
         bad = unusable(vectors)
         documents = [node.document.ref.id for node in work.nodes]
         refused = {key for key, is_bad in zip(documents, bad, strict=True) if is_bad}
@@ -293,6 +298,11 @@ class Night:
             work.quarantine(key, "the embedder gave a vector that is zero or not finite")
         kept: Vectors = vectors[[key not in refused for key in documents]]
         return kept
+
+    def _tokens(self, node: Node) -> Tokens:
+        if node.tokens is None:
+            return self.embedder.tokens(self.embedder.settings.text_prefix + node.text)
+        return node.tokens
 
     async def _known_vectors(self, work: ShardNodes) -> dict[tuple[str, str], Vectors]:
         twins = {planned.twin for planned in work.shard.documents if planned.twin}
@@ -687,6 +697,7 @@ class Night:
             ),
             nodes=self.nodes,
             truncated_tokens=self.truncated_tokens,
+            embedder=EmbedderWork.of(self.embedder.work) if self.embedder.work.texts else None,
             seconds={
                 key: round(value, 3)
                 for key, value in {**self.progress.seconds, "total": self.progress.total_seconds}.items()

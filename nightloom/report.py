@@ -11,6 +11,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from nightloom.comparison import Difference, Loser
+from nightloom.embedding import Work
 from nightloom.errors import Outcome
 from nightloom.history import NightRecord
 from nightloom.page import to_html
@@ -195,6 +196,32 @@ class QuarantineEntry(ReportPart):
     reason: str
 
 
+class EmbedderWork(ReportPart):
+    """What embedding took."""
+
+    backend: str = Field(description="What ran the model: library, precision, device.")
+    texts: int = Field(description="Texts of nodes.")
+    busy_seconds: float = Field(description="Time with a batch under way.")
+    idle_share: float = Field(description="Of the time from the first batch to the last: 0 to 1.")
+
+    @classmethod
+    def of(cls, work: Work) -> Self:
+        """The entry of an embedder's work."""
+        idle = 1 - work.busy_seconds / work.whole_seconds if work.whole_seconds else 0.0
+        return cls(
+            backend=work.backend,
+            texts=work.texts,
+            busy_seconds=round(work.busy_seconds, 3),
+            idle_share=round(max(0.0, idle), 4),
+        )
+
+    @property
+    def in_words(self) -> str:
+        """On one line."""
+        rate = self.texts / self.busy_seconds if self.busy_seconds else 0.0
+        return f"{self.backend}: {self.texts} texts, {rate:.1f} a second, idle {self.idle_share:.0%} of the time"
+
+
 class RunReport(ReportPart):
     """What one night did. `nightloom run --json` prints it; docs/report.md describes each field."""
 
@@ -208,6 +235,9 @@ class RunReport(ReportPart):
     documents: DocumentCounts = Field(default_factory=DocumentCounts)
     nodes: NodeCounts = Field(default_factory=NodeCounts)
     truncated_tokens: int = Field(0, description="Tokens of nodes that the embedder did not read; 0 when all is well.")
+    embedder: EmbedderWork | None = Field(
+        None, description="What embedding the night's nodes took; null where none was embedded."
+    )
     seconds: dict[str, float] = Field(
         default_factory=dict, description="By stage, and total; stages overlap, and can add up to more than total."
     )
@@ -260,6 +290,7 @@ def to_markdown(report: RunReport) -> str:
                 ("Generation", f"`{report.generation}`" if report.generation else "none"),
                 ("Fingerprint", f"`{report.fingerprint[:16]}`" if report.fingerprint else "none"),
                 ("Started", report.started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
+                ("Embedder", report.embedder.in_words if report.embedder else "not needed"),
                 ("Truncated tokens", str(report.truncated_tokens)),
             ],
         ),

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nightloom.embedding import find_model
 from nightloom.errors import EmbedderError, EmbeddingError
+from nightloom.models import find_model
 
 BATCH_SIZE = 32
 

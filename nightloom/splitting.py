@@ -2,13 +2,13 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from nightloom.corpus import SplittingSettings
 from nightloom.documents import Document, Place, node_id
-from nightloom.embedding import Embedder
+from nightloom.embedding import Embedder, Tokens
 from nightloom.errors import DocumentError, EmbedderError
 
 SPLITTER_VERSION = 3
@@ -32,6 +32,7 @@ class Node:
         version: Of its document.
         text: What is embedded and stored, prefix not included.
         place: Where in its document it begins: offset, headings, page.
+        tokens: Of its text with the prefix, as the embedder reads them; None where nobody has measured it.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Node:
     total: int
     text: str
     place: Place
+    tokens: Tokens | None = field(default=None, compare=False, repr=False)
 
 
 class Section(NamedTuple):
@@ -95,10 +97,12 @@ class Splitter:
         Raises:
             DocumentError: More nodes than a document may have.
         """
-        found: list[tuple[str, Place]] = []
+        found: list[tuple[str, Place, Tokens]] = []
         for section in sections(document):
             for piece in self._pack(self._pieces(document, section)):
-                found += [(part.text, place_of(document, part, section)) for part in self._fitting(piece)]
+                found += [
+                    (part.text, place_of(document, part, section), tokens) for part, tokens in self._fitting(piece)
+                ]
             if len(found) > self._settings.max_nodes_per_document:
                 raise DocumentError(
                     f"gives more nodes than splitting.max_nodes_per_document = {self._settings.max_nodes_per_document};"
@@ -106,7 +110,8 @@ class Splitter:
                 )
         key, total = document.ref.id, len(found)
         return [
-            Node(node_id(key, at), document, version, at, total, text, place) for at, (text, place) in enumerate(found)
+            Node(node_id(key, at), document, version, at, total, text, place, tokens)
+            for at, (text, place, tokens) in enumerate(found)
         ]
 
     def _pieces(self, document: Document, section: Section) -> Iterator[Piece]:
@@ -168,8 +173,8 @@ class Splitter:
         if node:
             yield _joined(node)
 
-    def _fitting(self, piece: Piece) -> Iterator[Piece]:
-        """A piece without white space around it, or halves of it until each fits.
+    def _fitting(self, piece: Piece) -> Iterator[tuple[Piece, Tokens]]:
+        """A piece without white space around it, or halves of it until each fits; each with the tokens to embed.
 
         Tokens of a whole can be more than the sum of its parts' tokens.
         """
@@ -177,18 +182,14 @@ class Splitter:
         if not text:
             return
         at = piece.at + len(piece.text) - len(piece.text.lstrip())
-        if self._fits(text):
-            yield Piece(at, text, piece.tokens)
+        tokens = self._embedder.tokens(self._embedder.settings.text_prefix + text)
+        fits = len(text.encode()) <= self._max_bytes and len(tokens) <= self._settings.max_tokens
+        if fits or len(text) == 1:
+            yield Piece(at, text, piece.tokens), tokens
             return
         cut = _middle(text)
         yield from self._fitting(Piece(at, text[:cut], piece.tokens))
         yield from self._fitting(Piece(at + cut, text[cut:], piece.tokens))
-
-    def _fits(self, text: str) -> bool:
-        if len(text.encode()) > self._max_bytes:
-            return False
-        tokens = self._embedder.count_tokens(self._embedder.settings.text_prefix + text)
-        return tokens <= self._settings.max_tokens or len(text) == 1
 
 
 def sections(document: Document) -> list[Section]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from nightloom.corpus import EmbedderSettings, load_corpus
-from nightloom.embedding import Embedder, checked, find_model, unusable
+from nightloom.embedding import Embedder, checked, unusable
 from nightloom.errors import EmbedderError, EmbeddingError, InputError
 from nightloom.fingerprint import fingerprint
+from nightloom.models import find_model
 from tests.builders import MODEL, write_tree
 
 WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -72,11 +73,10 @@ async def test_prefixes_are_put_before_texts_and_queries_and_nowhere_else(embedd
 
 def test_what_the_model_would_not_read_is_counted(embedder: Embedder) -> None:
     special = 2
-    assert embedder.truncated_tokens(["word " * 254]) == 0
-    assert embedder.truncated_tokens(["word " * 300, "word", "word " * 256]) == (300 + special - 256) + special
+    tokens = [embedder.tokens("word " * count) for count in (300, 1, 256)]
+    assert embedder.truncated_tokens(tokens[1:2]) == 0
+    assert embedder.truncated_tokens(tokens) == (300 + special - 256) + special
     assert embedder.count_tokens("word " * 300) == 300 + special
-    with_prefix = Embedder(EmbedderSettings(model=MODEL, text_prefix="word "))
-    assert with_prefix.truncated_tokens(["word " * 254]) == 1
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,10 @@ def test_the_identity_is_of_weights_and_text_prefix_only(embedder: Embedder) -> 
     def identity(**keys: str | int) -> str:
         return Embedder(EmbedderSettings.model_validate({"model": MODEL, **keys})).identity
 
-    assert identity() == identity(query_prefix="query: ") == identity(batch_size=1) == embedder.identity
-    assert len({identity(), identity(text_prefix="passage: "), identity(text_prefix="passage:")}) == 3
+    assert identity() == identity(query_prefix="query: ") == identity(batch_tokens=64) == embedder.identity
+    assert identity() == identity(backend="torch")
+    others = {identity(text_prefix="passage: "), identity(text_prefix="passage:"), identity(precision="int8")}
+    assert len({identity(), *others}) == 4
 
 
 def test_the_identity_is_the_same_wherever_the_model_lies(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
 from nightloom import night as night_module
 from nightloom.contents import Contents
 from nightloom.documents import document_id
-from nightloom.embedding import Embedder, Vectors
+from nightloom.embedding import Embedder, Tokens, Vectors
 from nightloom.errors import IndexInconsistent, IndexUnavailable, NightloomError
 from nightloom.generations import Generation
 from nightloom.index import Index, open_index
@@ -88,7 +88,10 @@ NO_PROBES = "[gate]\nprobes = 0\n"
 class ConstantEmbedder(Embedder):
     """Measures as the real one does, and embeds every text alike: what is embedded does not matter here."""
 
-    async def embed_texts(self, texts: list[str]) -> Vectors:
+    def open_soon(self) -> None:
+        """Nothing: no model is needed."""
+
+    async def embed_texts(self, texts: list[str], tokens: Sequence[Tokens] | None = None) -> Vectors:  # noqa: ARG002
         return np.full((len(texts), DIM), DIM**-0.5, dtype=np.float32)
 
 

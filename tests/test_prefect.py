@@ -400,14 +400,14 @@ def test_the_form_sends_the_keys_that_were_filled_in_and_no_other(
     page.route(address, lambda route: route.abort())  # no run begins
     screenshots.open_form(page, url, deployed.deployments["demo"]["id"])
     page.get_by_text("EmbedderChanges", exact=True).first.click()
-    page.get_by_label("Batch size").first.fill("16")
+    page.get_by_label("Batch tokens").first.fill("512")
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/create_flow_run")) as sent:
         page.get_by_role("button", name="Submit").click()
     page.unroute(address)
     run: Any = sent.value.post_data_json
     given = {key: value for key, value in run["parameters"].items() if value is not None}
     assert given.pop("corpus_file") == "corpora/demo.toml"
-    assert {key: value for key, value in given.pop("embedder").items() if value is not None} == {"batch_size": 16}
+    assert {key: value for key, value in given.pop("embedder").items() if value is not None} == {"batch_tokens": 512}
     assert not any(given.pop("splitting", {}).values())
     assert given == {"allow_removals": False, "repair": False}
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,9 @@ def check_fits(nodes: list[Node], embedder: Embedder, max_tokens: int) -> None:
         assert node.text.strip()
         assert len(node.text.encode()) <= min(MAX_NODE_BYTES, BYTES_PER_TOKEN * max_tokens)
         assert embedder.count_tokens(prefix + node.text) <= max_tokens
-    assert embedder.truncated_tokens([node.text for node in nodes]) == 0
+    for node in nodes:
+        assert node.tokens is not None
+        assert np.array_equal(node.tokens, embedder.tokens(prefix + node.text))
 
 
 @settings(max_examples=80)

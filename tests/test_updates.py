@@ -257,7 +257,7 @@ async def test_a_renamed_document_keeps_its_vectors(home: Home, mode: str, monke
     await night(home)
     before = await home.rows()
 
-    async def never(_embedder: Embedder, _texts: list[str]) -> Vectors:
+    async def never(_embedder: Embedder, _texts: list[str], *_more: Any) -> Vectors:
         raise AssertionError("a renamed document is embedded again")
 
     monkeypatch.setattr(Embedder, "embed_texts", never)
@@ -280,8 +280,8 @@ def spoil_moon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the embedder give a vector with a hole for one document."""
     embed = Embedder.embed_texts
 
-    async def spoil(self: Embedder, texts: list[str]) -> Vectors:
-        vectors = await embed(self, texts)
+    async def spoil(self: Embedder, texts: list[str], *more: Any) -> Vectors:
+        vectors = await embed(self, texts, *more)
         for at, text in enumerate(texts):
             if text == TEXTS["moon.txt"]:
                 vectors[at, 3] = np.nan

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nightloom.documents import Document, DocumentRef
-from nightloom.embedding import Embedder, Vectors
+from nightloom.embedding import Embedder, Tokens, Vectors
 from nightloom.errors import DocumentError
 from nightloom.readers import Readers
 
@@ -74,15 +74,14 @@ class HashEmbedder(Embedder):
 
     identity = "vectors are hashes of their texts"
 
-    def count_tokens(self, text: str) -> int:
-        """Words, and the two special tokens that the model of the packaged tokenizer would add."""
-        return len(text.split()) + 2
+    def tokens(self, text: str) -> Tokens:
+        """As many as there are words, and the two special tokens that the packaged tokenizer would add."""
+        return np.zeros(len(text.split()) + 2, dtype=np.int64)
 
-    def truncated_tokens(self, texts: list[str]) -> int:
-        """None: nodes are shorter than what is read."""
-        return sum(max(0, self.count_tokens(text) - self.max_tokens) for text in texts)
+    def open_soon(self) -> None:
+        """Nothing: there is no model."""
 
-    async def embed_texts(self, texts: list[str]) -> Vectors:
+    async def embed_texts(self, texts: list[str], tokens: Sequence[Tokens] | None = None) -> Vectors:  # noqa: ARG002
         """A unit vector for each text."""
         return np.stack([vector_of(text) for text in texts])
 

@@ -1,0 +1,121 @@
+"""What each way to run the embedder gives on this machine: nodes a second, and nDCG@10 on Cranfield.
+
+    python benchmarks/embedder.py [--cranfield ../shared/data/cranfield] [--runs 5] [--nodes 200]
+
+Beside Nightloom's ways stands what LlamaIndex does by itself with the same model: HuggingFaceEmbedding, ten texts at a
+time, in the order in which they come. Rates are medians over the same nodes, in turns. Vectors of each precision are
+searched exactly, in memory. Where Cranfield is not there, the nodes come from the topics that Python carries, and
+nothing is said of nDCG.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pydoc_data.topics import topics
+
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+from benchmarks.measuring import RUNS, Arm, in_turns, table
+from benchmarks.retrieval import MODEL, ROOT, cranfield, dense_lists, documents, embedded
+from nightloom.backends import cores
+from nightloom.corpus import EmbedderSettings, SplittingSettings
+from nightloom.documents import Document, DocumentRef
+from nightloom.embedding import Embedder
+from nightloom.evaluation import score
+from nightloom.splitting import Node, Splitter
+
+WAYS = [("onnx", "fp32"), ("onnx", "int8"), ("torch", "fp32")]
+LLAMA = "LlamaIndex, as it comes"
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""Of processors that compute with bf16; others emulate it, a hundred times as slow."""
+
+
+def open_way(backend: str, precision: str) -> Embedder:
+    """An embedder."""
+    return Embedder(EmbedderSettings.model_validate({"model": MODEL, "backend": backend, "precision": precision}))
+
+
+async def rates(nodes: list[Node], runs: int) -> dict[str, str]:
+    """Nodes a second of each way, by its name, with the ratio to LlamaIndex's own."""
+    embedders = {f"{backend} {precision}": open_way(backend, precision) for backend, precision in WAYS}
+    plain = HuggingFaceEmbedding(str(open_way(*WAYS[0]).folder))
+    texts = [node.text for node in nodes]
+    tokens = [node.tokens for node in nodes if node.tokens is not None]
+
+    async def llama() -> None:
+        await plain.aget_text_embedding_batch(texts)
+
+    def arm(name: str) -> Arm:
+        async def embed() -> None:
+            await embedders[name].embed_texts(texts, tokens)
+
+        return embed
+
+    arms: dict[str, Arm] = {LLAMA: llama, **{name: arm(name) for name in embedders}}
+    for one in arms.values():
+        await one()  # opened and warm
+    timings = await in_turns(arms, runs)
+    return {
+        name: f"{len(texts) / timing.median:.1f} | {timings[LLAMA].ratio(timing):.2f}"
+        for name, timing in timings.items()
+    }
+
+
+async def scores(folder: Path) -> dict[str, str]:
+    """NDCG@10 on Cranfield, by precision."""
+    found = {}
+    for precision, backend in {way[1]: way[0] for way in WAYS}.items():
+        collection = await embedded("cranfield", open_way(backend, precision), *cranfield(folder))
+        lists = {
+            key: documents((uri, value) for _, uri, value in rows) for key, rows in dense_lists(collection).items()
+        }
+        found[precision] = f"{score(collection.judged, lists).means['nDCG@10']:.4f}"
+        print(precision, found[precision], file=sys.stderr, flush=True)
+    return found
+
+
+def some_nodes(folder: Path, count: int) -> list[Node]:
+    """The first nodes of Cranfield, or of Python's topics."""
+    texts = cranfield(folder)[0] if folder.is_dir() else [(key, "", text) for key, text in topics.items()]
+    splitter = Splitter(SplittingSettings(), open_way(*WAYS[0]))
+    nodes: list[Node] = []
+    for key, title, text in texts:
+        if len(nodes) >= count:
+            break
+        whole = f"{title}\n\n{text}"
+        nodes += splitter.split(Document(DocumentRef(key, key, "bench", key, None, 0), title, whole), "0" * 32)
+    return nodes[:count]
+
+
+async def measure(folder: Path, runs: int, count: int, *, with_scores: bool) -> None:
+    """Print the table."""
+    nodes = some_nodes(folder, count)
+    mean = sum(len(node.tokens) for node in nodes if node.tokens is not None) / len(nodes)
+    print(f"{len(nodes)} nodes of {mean:.0f} tokens on average, {cores()} cores, median of {runs} runs in turns\n")
+    found = await rates(nodes, runs)
+    measured = await scores(folder) if with_scores else {}
+    lines = [[name, *rate.split(" | "), measured.get(name.split()[-1], "")] for name, rate in found.items()]
+    print(table(["", "nodes/s", "times LlamaIndex", "nDCG@10"], lines))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cranfield", type=Path, default=ROOT.parent / "shared" / "data" / "cranfield")
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--nodes", type=int, default=200)
+    arguments = parser.parse_args()
+    folder = arguments.cranfield
+    processor = Path("/proc/cpuinfo")
+    if processor.exists() and BF16_FLAGS & set(processor.read_text(encoding="utf-8").split()):
+        WAYS.append(("torch", "bf16"))
+    asyncio.run(measure(folder, arguments.runs, arguments.nodes, with_scores=folder.is_dir()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What the benchmarks share: arms measured in turns, medians with their spread, and tables as Markdown."""
+
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Arm = Callable[[], Awaitable[None]]
+
+RUNS = 5
+"""Of every arm, in turns: what disturbs the machine disturbs all of them."""
+
+
+@dataclass
+class Timing:
+    """Seconds of one arm, run by run.
+
+    Attributes:
+        times: What one run counts: where an arm was run over a part of the work, the whole is so many times as much.
+    """
+
+    times: int = 1
+    parts: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of the whole work, run by run."""
+        return [part * self.times for part in self.parts]
+
+    @property
+    def median(self) -> float:
+        """Of the runs."""
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        """As a cell of a table: median and spread, a part marked as such."""
+        mark = f" (x{self.times})" if self.times > 1 else ""
+        return f"{self.median:.3g} s [{min(self.seconds):.3g}, {max(self.seconds):.3g}]{mark}"
+
+    def ratio(self, other: "Timing") -> float:
+        """How many times as long as another arm: the median of the pairs of one turn."""
+        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+async def in_turns(arms: Mapping[str, Arm], runs: int, times: Mapping[str, int] | None = None) -> dict[str, Timing]:
+    """Run every arm once in each turn.
+
+    Args:
+        arms: What is measured, by name.
+        runs: Turns.
+        times: How often the part that an arm does goes into the whole; 1 where an arm is not named.
+    """
+    timings = {name: Timing((times or {}).get(name, 1)) for name in arms}
+    for _ in range(runs):
+        for name, arm in arms.items():
+            started = time.perf_counter()
+            await arm()
+            timings[name].parts.append(time.perf_counter() - started)
+    return timings
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)

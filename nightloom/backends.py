@@ -1,0 +1,238 @@
+"""What runs a model on this machine: batches of tokens to vectors, by onnxruntime or torch, on a processor or a GPU."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nightloom.errors import EmbedderError
+from nightloom.models import weights_of
+from nightloom.onnx_model import CACHE, onnx_file
+
+Tokens = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+Encode = Callable[[Tokens, Tokens], Vectors]
+"""Tokens and mask, each of shape (texts, tokens), to float32 of shape (texts, dim)."""
+
+BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""Of a batch, padding included: what the caches of a processor hold, and what keeps a GPU busy."""
+TRIAL_TEXTS, TRIAL_TOKENS, TRIAL_RUNS = 8, 128, 3
+TORCH_WORTH = 0.8
+"""Of its rate: it takes ten seconds and most of a gigabyte to import, in every process."""
+NORM_TOLERANCE = 0.02
+"""How far bf16 leaves the norm of a vector from 1."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A model that is open.
+
+    Attributes:
+        name: For people: "onnx fp32 on cpu".
+        batch_tokens: Of a batch at most, padding included.
+    """
+
+    name: str
+    batch_tokens: int
+    encode: Encode
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run a model."""
+
+    backend: str
+    precision: str
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        """Its name, for people."""
+        return f"{self.backend} {self.precision} on {self.device}"
+
+
+@lru_cache(maxsize=2)
+def open_backend(folder: Path, backend: str, precision: str, batch_tokens: int | None = None) -> Backend:
+    """Open a model, in the way that is the fastest on this machine where the way is left open.
+
+    Args:
+        folder: The model's files.
+        backend: "auto", "torch" or "onnx".
+        precision: "fp32", "bf16" or "int8".
+        batch_tokens: Of a batch at most; None for what suits the device.
+
+    Raises:
+        EmbedderError: The model cannot be run so.
+    """
+    chosen = choose(folder, candidates(backend, precision))
+    tokens = batch_tokens or BATCH_TOKENS[chosen.device]
+    return Backend(str(chosen), tokens, _opened(folder, chosen))
+
+
+def candidates(backend: str, precision: str) -> list[Candidate]:
+    """The ways in which this machine can run a model, those that are usually faster first."""
+    found = [Candidate("torch", precision, "cuda")] if _has_gpu() and precision != "int8" else []
+    if precision != "bf16":  # onnxruntime has no bf16 on processors
+        found.append(Candidate("onnx", precision))
+    if precision != "int8":
+        found.append(Candidate("torch", precision))
+    return [one for one in found if backend in {"auto", one.backend}]
+
+
+def choose(folder: Path, ways: Sequence[Candidate]) -> Candidate:
+    """The fastest of some ways; measured once on a machine, and kept.
+
+    Raises:
+        EmbedderError: There is none, or none of them works.
+    """
+    if not ways:
+        raise EmbedderError('embedder.precision: torch has no int8 here; set backend = "onnx" or "auto"')
+    if len(ways) == 1:
+        return ways[0]
+    file = CACHE / f"{weights_of(folder)[:32]}-{_machine()}-{ways[0].precision}.json"
+    rates = _read_rates(file)
+    if not rates:
+        rates = measured_elsewhere(folder, ways)
+        CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.write_text(json.dumps(rates), encoding="utf-8")
+    return max(ways, key=lambda way: rates.get(str(way), 0.0) * (1 if way.backend == "onnx" else TORCH_WORTH))
+
+
+def measured_elsewhere(folder: Path, ways: Sequence[Candidate]) -> Mapping[str, float]:
+    """Texts a second of each way that works, measured by a process of its own: torch is not loaded here for that.
+
+    Raises:
+        EmbedderError: None works.
+    """
+    arguments = [json.dumps([way.backend, way.precision, way.device]) for way in ways]
+    command = [sys.executable, "-m", "nightloom.backends", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own module
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        raise EmbedderError(f"{folder}: no backend works: {done.stderr[-500:]}") from None
+    rates = {name: rate for name, rate in found.items() if isinstance(rate, float)}
+    if not rates:
+        raise EmbedderError(f"{folder}: no backend works: {'; '.join(map(str, found.values()))}")
+    return rates
+
+
+def measure(folder: Path, ways: Sequence[Candidate]) -> dict[str, float | str]:
+    """Texts a second of each way, by its name, in turns; of one that does not work, why."""
+    ids = np.random.default_rng(0).integers(5, 100, size=(TRIAL_TEXTS, TRIAL_TOKENS))
+    batch = ids, np.ones_like(ids)
+    found: dict[str, float | str] = {}
+    working: dict[str, Encode] = {}
+    for way in ways:
+        try:
+            if way.backend == "onnx":
+                onnx_file(folder, weights_of(folder), way.precision, here=True)
+            working[str(way)] = _opened(folder, way)
+            working[str(way)](*batch)
+        except Exception as error:  # noqa: BLE001  then it is none
+            working.pop(str(way), None)
+            found[str(way)] = f"{way}: {type(error).__name__}: {error}".splitlines()[0]
+    seconds: dict[str, list[float]] = {name: [] for name in working}
+    for _ in range(TRIAL_RUNS):
+        for name, encode in working.items():
+            started = time.perf_counter()
+            encode(*batch)
+            seconds[name].append(time.perf_counter() - started)
+    return found | {name: TRIAL_TEXTS / min(some) for name, some in seconds.items()}
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _opened(folder: Path, way: Candidate) -> Encode:
+    return _open_onnx(folder, way) if way.backend == "onnx" else _open_torch(folder, way)
+
+
+def _open_onnx(folder: Path, way: Candidate) -> Encode:
+    import onnxruntime  # noqa: PLC0415  a night without work needs none
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    options.log_severity_level = 3
+    file = onnx_file(folder, weights_of(folder), way.precision)
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def encode(ids: Tokens, mask: Tokens) -> Vectors:
+        (vectors,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        return np.asarray(vectors, dtype=np.float32)
+
+    return encode
+
+
+def _open_torch(folder: Path, way: Candidate) -> Encode:
+    import torch  # noqa: PLC0415  seconds
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(cores())
+    dtype = "bfloat16" if way.precision == "bf16" else "float32"
+    embedding = HuggingFaceEmbedding(
+        str(folder),
+        device=way.device,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True, "dtype": dtype},
+    )
+    model = embedding._model  # noqa: SLF001  it tokenizes once more, and one batch at a time goes by count
+
+    def encode(ids: Tokens, mask: Tokens) -> Vectors:
+        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        with torch.inference_mode():
+            found = model({name: tensor.to(way.device) for name, tensor in features.items()})["sentence_embedding"]
+        vectors: Vectors = found.float().cpu().numpy()
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        almost = way.precision == "bf16" and bool((np.abs(norms - 1) < NORM_TOLERANCE).all())
+        return vectors / norms if almost else vectors
+
+    return encode
+
+
+def _has_gpu() -> bool:
+    """Whether torch can use one; it is asked only where there may be one."""
+    if not Path("/dev/nvidia0").exists():
+        return False
+    import torch  # noqa: PLC0415  seconds
+
+    return bool(torch.cuda.is_available())
+
+
+def _machine() -> str:
+    """What decides which way is the fastest, as the name of a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        kind = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        kind = platform.processor()
+    libraries = [f"{name}{version(name)}" for name in ("torch", "onnxruntime")]
+    parts = [kind or platform.machine(), f"{cores()}cores", *libraries]
+    return "".join(letter if letter.isalnum() or letter == "." else "_" for letter in "-".join(parts))
+
+
+def _read_rates(file: Path) -> Mapping[str, float]:
+    try:
+        found: Mapping[str, float] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+if __name__ == "__main__":
+    given, *some = sys.argv[1:]
+    print(json.dumps(measure(Path(given), [Candidate(*json.loads(one)) for one in some])))  # noqa: T201  the answer

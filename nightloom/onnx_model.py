@@ -1,0 +1,149 @@
+"""A model as an ONNX graph: made once on a machine, from the model's own files, and kept in the user's cache.
+
+    python -m nightloom.onnx_model FOLDER PRECISION FILE    # what a process of its own does, which needs torch
+
+A night that finds the graph there needs no torch, which takes ten seconds to import and most of a gigabyte.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from nightloom.errors import EmbedderError
+
+EXPORT_VERSION = 1
+"""Part of a file's name: raise it whenever the graph that comes of the same model changes."""
+OPSET = 17
+CACHE = Path(platformdirs.user_cache_dir("nightloom")) / "models"
+CLOSE = 1e-3
+"""How far a number of a unit vector may be from what torch makes of it, at fp32."""
+SHAPES = ((1, 3), (2, 17), (5, 64))
+"""Texts and tokens of the batches that a graph is tried with: none of them is what it was traced with."""
+TRACED = (3, 11)
+
+
+def onnx_file(folder: Path, weights: str, precision: str, *, here: bool = False) -> Path:
+    """The graph of a model, made where it is not in the cache yet.
+
+    Args:
+        folder: The model's files.
+        weights: What identifies them: hex digits.
+        precision: "fp32", or "int8": weights of 8 bits, each channel with a scale of its own.
+        here: Make it in this process, which then has torch; else in one that ends with it.
+
+    Raises:
+        EmbedderError: The model cannot be exported; torch can run it.
+    """
+    file = CACHE / f"{weights[:32]}-{precision}-{EXPORT_VERSION}.onnx"
+    if file.exists():
+        return file
+    CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=CACHE) as working:
+        made = Path(working) / "model.onnx"
+        if here:
+            export(folder, precision, made)
+        else:
+            _export_elsewhere(folder, precision, made)
+        made.replace(file)  # at once: another process sees it whole, or not at all
+    return file
+
+
+def _export_elsewhere(folder: Path, precision: str, file: Path) -> None:
+    command = [sys.executable, "-m", "nightloom.onnx_model", str(folder), precision, str(file)]
+    done = subprocess.run(  # noqa: S603  our own module
+        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise EmbedderError(f"{folder}: cannot be made an ONNX graph: {last}")
+
+
+def export(folder: Path, precision: str, file: Path) -> None:
+    """Write the graph of a model: from tokens to a vector, pooling and norm included.
+
+    Raises:
+        EmbedderError: What it computes is not what the model does.
+    """
+    import torch  # noqa: PLC0415  only this process needs it
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+
+    model = SentenceTransformer(
+        str(folder),
+        device="cpu",
+        trust_remote_code=False,
+        local_files_only=True,
+        model_kwargs={"use_safetensors": True, "attn_implementation": "eager", "dtype": "float32"},
+    )
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.model({"input_ids": input_ids, "attention_mask": attention_mask})["sentence_embedding"]
+
+    whole = Whole().eval()
+    axes = {0: "texts", 1: "tokens"}
+    torch.onnx.export(
+        whole,
+        tuple(map(torch.from_numpy, _some(TRACED))),
+        str(file),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["embedding"],
+        dynamic_axes={"input_ids": axes, "attention_mask": axes, "embedding": {0: "texts"}},
+        opset_version=OPSET,
+        dynamo=False,  # the newer way needs a shape for every axis, which models of the hub do not agree on
+    )
+    import onnxruntime  # noqa: PLC0415  after torch, as both bring threads of their own
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for shape in SHAPES:
+        ids, mask = _some(shape)
+        with torch.inference_mode():
+            wanted = whole(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+        (found,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        if found.shape != wanted.shape or not np.allclose(found, wanted, atol=CLOSE):
+            raise EmbedderError("the graph gives other vectors than the model")
+    if precision == "int8":
+        _quantize(file)
+
+
+def _some(shape: tuple[int, int]) -> tuple[Any, Any]:
+    """Tokens and mask of a batch in which every text but the first is padded."""
+    texts, tokens = shape
+    ids = np.random.default_rng(texts).integers(5, 100, size=shape)
+    mask = (np.arange(tokens) < tokens - np.arange(texts)[:, None]).astype(np.int64)
+    return ids.astype(np.int64), mask
+
+
+def _quantize(file: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
+
+    # Weights of 7 bits: on processors without VNNI a sum of two products of 8 bits does not fit where it goes.
+    quantize_dynamic(
+        file, file, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+    )
+
+
+def main() -> int:
+    """Export, as the arguments say; an error is the last line of stderr."""
+    folder, precision, file = sys.argv[1:]
+    warnings.simplefilter("ignore")
+    try:
+        export(Path(folder), precision, Path(file))
+    except Exception as error:  # noqa: BLE001  any reason means that torch has to do it
+        print(f"{type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)  # noqa: T201  the caller reads it
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

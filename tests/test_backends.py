@@ -1,0 +1,236 @@
+"""What runs the model: the same vectors in every way, the fastest way chosen once, waiting texts embedded together."""
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nightloom import backends, onnx_model
+from nightloom.backends import Backend, Candidate, candidates, choose, measure, open_backend
+from nightloom.corpus import EmbedderSettings
+from nightloom.embedding import Embedder, Tokens, Vectors, batches
+from nightloom.errors import EmbedderError, EmbeddingError
+from tests.nights import MODEL
+
+TEXTS = [f"{'The tide follows the moon, twice a day. ' * (1 + at % 5)} Note {at}." for at in range(23)]
+ONNX, TORCH = Candidate("onnx", "fp32"), Candidate("torch", "fp32")
+
+
+def opened(**keys: str | int) -> Embedder:
+    return Embedder(EmbedderSettings.model_validate({"model": MODEL, **keys}))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of graphs and choices."""
+    monkeypatch.setattr(backends, "CACHE", tmp_path / "models")
+    monkeypatch.setattr(onnx_model, "CACHE", tmp_path / "models")
+    return tmp_path / "models"
+
+
+# --- vectors
+
+
+async def test_torch_and_onnx_give_the_same_vectors() -> None:
+    ours, theirs = opened(backend="onnx", batch_tokens=200), opened(backend="torch")
+    vectors = await ours.embed_texts(TEXTS)
+    np.testing.assert_allclose(vectors, await theirs.embed_texts(TEXTS), atol=1e-5)
+    assert (ours.backend.name, theirs.backend.name) == ("onnx fp32 on cpu", "torch fp32 on cpu")
+    assert ours.identity == theirs.identity
+
+
+@pytest.mark.parametrize(("backend", "precision", "least"), [("onnx", "int8", 0.97), ("torch", "bf16", 0.999)])
+async def test_a_lower_precision_gives_almost_the_same_vectors_and_another_identity(
+    embedder: Embedder, backend: str, precision: str, least: float
+) -> None:
+    exact, rough = await embedder.embed_texts(TEXTS), opened(backend=backend, precision=precision)
+    vectors = await rough.embed_texts(TEXTS)
+    alike = (vectors * exact).sum(axis=1)
+    assert least < alike.min() < 0.99999
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert rough.identity != embedder.identity
+
+
+def test_torch_has_no_int8() -> None:
+    with pytest.raises(EmbedderError, match=r'embedder\.precision: .* set backend = "onnx"'):
+        open_backend(opened().folder, "torch", "int8")
+
+
+# --- the choice
+
+
+def test_a_machine_has_ways_for_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert candidates("auto", "fp32") == [ONNX, TORCH]
+    assert candidates("auto", "int8") == [Candidate("onnx", "int8")]
+    assert candidates("auto", "bf16") == [Candidate("torch", "bf16")]
+    monkeypatch.setattr(backends, "_has_gpu", lambda: True)
+    assert candidates("auto", "fp32") == [Candidate("torch", "fp32", "cuda"), ONNX, TORCH]
+    assert candidates("onnx", "fp32") == [ONNX]
+
+
+def test_the_fastest_way_is_measured_once_and_kept(
+    cache: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def measured(*arguments: object) -> dict[str, float]:
+        asked.append(arguments)
+        return {"onnx fp32 on cpu": 20.0, "torch fp32 on cpu": 30.0}
+
+    monkeypatch.setattr(backends, "measured_elsewhere", measured)
+    assert [choose(embedder.folder, [ONNX, TORCH]) for _ in range(3)] == [TORCH] * 3
+    assert len(asked) == 1
+    (kept,) = cache.glob("*.json")
+    kept.write_text('{"onnx fp32 on cpu": 25.0, "torch fp32 on cpu": 30.0}')
+    assert choose(embedder.folder, [ONNX, TORCH]) == ONNX, "torch has to be faster by what it takes to import"
+    kept.write_text("no longer JSON")
+    assert choose(embedder.folder, [ONNX, TORCH]) == TORCH
+    assert len(asked) == 2
+
+
+def test_a_way_that_does_not_work_is_not_chosen(cache: Path, embedder: Embedder) -> None:
+    broken = Candidate("torch", "fp32", "no-such-device")
+    rates = measure(embedder.folder, [broken, TORCH])
+    assert isinstance(rates[str(TORCH)], float)
+    assert "no-such-device" in str(rates[str(broken)])
+    assert choose(embedder.folder, [broken, TORCH]) == TORCH
+    (kept,) = cache.glob("*.json")
+    assert list(json.loads(kept.read_text())) == [str(TORCH)]
+
+
+def test_where_no_way_works_the_reason_is_said(cache: Path, embedder: Embedder) -> None:
+    ways = [Candidate("torch", "fp32", "no-such-device"), Candidate("torch", "fp32", "nor-such")]
+    with pytest.raises(EmbedderError, match=r"no backend works: .*no-such-device.*; .*nor-such"):
+        choose(embedder.folder, ways)
+    assert not list(cache.glob("*"))
+
+
+def test_a_model_that_cannot_be_exported_says_why(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "no-such-type"}')
+    with pytest.raises(EmbedderError, match=r"cannot be made an ONNX graph: .*no-such-type"):
+        onnx_model.onnx_file(tmp_path / "model", "0" * 64, "fp32")
+    assert not list(cache.glob("*")), "nothing half-made stays"
+
+
+def test_a_graph_that_gives_other_vectors_is_refused(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_model, "CLOSE", -1.0)
+    monkeypatch.setattr(np, "allclose", lambda *_arguments, **_more: False)
+    with pytest.raises(EmbedderError, match="other vectors than the model"):
+        onnx_model.export(embedder.folder, "fp32", tmp_path / "model.onnx")
+
+
+# --- batches
+
+
+def test_batches_hold_texts_of_like_length_within_their_limit() -> None:
+    lengths = [7, 300, 5, 5, 8, 100, 9]
+    found = list(batches(lengths, 20))
+    assert sorted(at for batch in found for at in batch) == list(range(len(lengths)))
+    longest = [max(lengths[at] for at in batch) for batch in found]
+    assert longest == sorted(longest)
+    assert all(len(batch) * most <= 20 or len(batch) == 1 for batch, most in zip(found, longest, strict=True))
+    assert found[0] == [2, 3]
+    assert list(batches([], 20)) == []
+
+
+class Held(Embedder):
+    """Counts what is embedded at once, and waits before the first batch until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__(EmbedderSettings(model=MODEL))
+        self.go, self.begun = threading.Event(), threading.Event()
+        self.sizes: list[int] = []
+        self.fails = False
+
+    @property
+    def backend(self) -> Backend:
+        return Backend("held", 100_000, self.encode)
+
+    def encode(self, ids: Tokens, mask: Tokens) -> Vectors:
+        self.begun.set()
+        self.go.wait()
+        self.sizes.append(len(ids))
+        if self.fails:
+            raise ValueError("broken")
+        return np.stack([ids.sum(axis=1), mask.sum(axis=1)], axis=1).astype(np.float32)
+
+
+async def begun(embedder: Held, texts: list[str]) -> asyncio.Task[Vectors]:
+    task = asyncio.create_task(embedder.embed_texts(texts))
+    await asyncio.to_thread(embedder.begun.wait)
+    return task
+
+
+async def test_what_waits_is_embedded_together_and_everybody_gets_their_own() -> None:
+    embedder = Held()
+    first = await begun(embedder, TEXTS[:2])
+    others = [asyncio.create_task(embedder.embed_texts(TEXTS[at : at + 3])) for at in (2, 5, 8)]
+    await asyncio.sleep(0)
+    embedder.go.set()
+    found = [await first, *[await other for other in others]]
+    assert embedder.sizes == [2, 9]
+    expected = [embedder.tokens(text) for text in TEXTS[:11]]
+    assert np.concatenate(found).tolist() == [[one.sum(), len(one)] for one in expected]
+    work = embedder.work
+    assert (work.backend, work.texts) == ("held", 11)
+    assert 0 < work.busy_seconds <= work.whole_seconds
+
+
+async def test_nobody_is_forgotten_who_comes_while_others_are_embedded(embedder: Embedder) -> None:
+    async def ask(name: str) -> list[Vectors]:
+        return [await embedder.embed_texts([f"{name} {turn}"]) for turn in range(10)]
+
+    found = await asyncio.gather(*(ask(f"caller {number}") for number in range(8)))
+    expected = await embedder.embed_texts(["caller 3 7"])
+    np.testing.assert_allclose(found[3][7], expected, atol=1e-5)
+
+
+async def test_a_caller_that_gives_up_takes_nobody_with_it() -> None:
+    embedder = Held()
+    first = await begun(embedder, TEXTS[:2])
+    second = asyncio.create_task(embedder.embed_texts(TEXTS[2:4]))
+    third = asyncio.create_task(embedder.embed_texts(TEXTS[4:5]))
+    await asyncio.sleep(0)
+    first.cancel()
+    second.cancel()
+    await asyncio.sleep(0)
+    embedder.go.set()
+    assert (await third).shape == (1, 2)
+    assert embedder.sizes == [2, 1]
+    for task in (first, second):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_an_error_reaches_everybody_who_waited_and_the_next_is_served() -> None:
+    embedder = Held()
+    embedder.fails = True
+    first = await begun(embedder, TEXTS[:2])
+    second = asyncio.create_task(embedder.embed_texts(TEXTS[2:4]))
+    embedder.go.set()
+    for task in (first, second):
+        with pytest.raises(ValueError, match="broken"):
+            await task
+    embedder.fails = False
+    assert (await embedder.embed_texts(TEXTS[:1])).shape == (1, 2)
+
+
+async def test_a_model_that_gives_too_few_vectors_is_an_error() -> None:
+    embedder = Held()
+    embedder.go.set()
+    embedder.encode = lambda ids, mask: np.ones((len(ids) - 1, 2), dtype=np.float32)  # type: ignore[method-assign]  # noqa: ARG005
+    with pytest.raises(EmbeddingError, match="2 texts gave embeddings of shape"):
+        await embedder.embed_texts(TEXTS[:2])
+
+
+async def test_a_text_that_is_too_long_is_read_as_far_as_the_model_reads(embedder: Embedder) -> None:
+    long = "moon " * 400
+    cut = "moon " * (embedder.max_tokens - embedder.special_tokens)
+    vectors = await embedder.embed_queries([long, cut])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)

@@ -1,9 +1,10 @@
 """A tree of documents of every kind, a third of them bad: is each accounted for, and does memory stay as it is?
 
-    python benchmarks/mixed_tree.py [--documents 1000 10000]
+    python benchmarks/mixed_tree.py [--documents 1000 10000] [--lite]
 
-Each size is a night in a process of its own, into Milvus Lite, with vectors that are hashes: what is measured is the
-way of documents through listing, reading, splitting and writing. Exits with 1 where a document is neither indexed nor
+Each size is a night in a process of its own, into a Milvus server on loopback, with vectors that are hashes: what is
+measured is the way of documents through listing, reading, splitting and writing. Milvus Lite (--lite) keeps its rows in
+the same process, which then grows with them. Exits with 1 where a document is neither indexed nor
 quarantined with the right reason, a second night changes anything, or the peak of the largest is more than 10% above
 that of the smallest.
 """
@@ -15,6 +16,7 @@ import resource
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,6 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from deployments.local_milvus import local_milvus
 from flows.nightly_reindex import nightly_reindex
 from flows.prefect_api import prefect_api
 from nightloom import night as night_module
@@ -40,29 +43,34 @@ def main() -> int:
     """Print a line for each size; exit code 1 where something is not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--lite", action="store_true", help="Milvus Lite instead of a server")
+    arguments = parser.parse_args()
     peaks, good = [], True
-    for documents in parser.parse_args().documents:
-        receiver, sender = get_context("spawn").Pipe(duplex=False)
-        process = get_context("spawn").Process(target=measure, args=(documents, sender))
-        process.start()
-        sender.close()
-        says, right, peak = receiver.recv()
-        process.join()
-        print(says, flush=True)
-        good &= right
-        peaks.append(peak)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        uri = "index.db" if arguments.lite else stack.enter_context(local_milvus(folder)).uri
+        for documents in arguments.documents:
+            receiver, sender = get_context("spawn").Pipe(duplex=False)
+            process = get_context("spawn").Process(target=measure, args=(documents, uri, sender))
+            process.start()
+            sender.close()
+            says, right, peak = receiver.recv()
+            process.join()
+            print(says, flush=True)
+            good &= right
+            peaks.append(peak)
     ratio = max(peaks) / min(peaks)
     print(f"peak memory of the largest over the smallest: {ratio:.3f}")
     return 0 if good and ratio <= MOST_ABOVE else 1
 
 
-def measure(documents: int, sender: Connection) -> None:
+def measure(documents: int, uri: str, sender: Connection) -> None:
     """Two nights over so many documents."""
     setattr(night_module, "Embedder", HashEmbedder)  # noqa: B010  the one place that makes a night's embedder
     with tempfile.TemporaryDirectory() as name, prefect_api():
         folder = Path(name)
         expected = {f"texts/{file}": reason for file, reason in write_mixed_tree(folder / "texts", documents).items()}
-        home = Home(folder, "index.db", "mixed")
+        home = Home(folder, uri, f"mixed_{documents}")
         home.configure("[gate]\nprobes = 0\nmax_quarantined = 0.5\n", evaluation=False)
         began = time.monotonic()
         report = asyncio.run(nightly_reindex(corpus_file=home.file))

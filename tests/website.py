@@ -1,6 +1,7 @@
 """A website on loopback that answers as a test says."""
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -32,7 +33,7 @@ class Website:
 
 
 @contextmanager
-def serving(host: str = "127.0.0.1", port: int = 0) -> Iterator[Website]:
+def serving(host: str = "127.0.0.1", port: int = 0, context: ssl.SSLContext | None = None) -> Iterator[Website]:
     """A website, until the block ends. It answers 404 where a test has said nothing."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -56,7 +57,9 @@ def serving(host: str = "127.0.0.1", port: int = 0) -> Iterator[Website]:
             """Clients hang up on purpose here."""
 
     server = Server((host, port), Handler)
-    site = Website(f"http://{host}:{server.server_address[1]}")
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    site = Website(f"http{'s' * bool(context)}://{host}:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

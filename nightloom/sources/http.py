@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -233,9 +234,22 @@ async def asking(url: str, limits: DownloadLimits) -> AsyncIterator[None]:
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise DocumentError(f"{url}: {error}") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        if distrust := _distrust(error):
+            raise DocumentError(
+                f"{url}: its certificate is not trusted: {distrust}; if it should be, name the file of its authority's"
+                " certificate in SSL_CERT_FILE"
+            ) from None
         raise SourceUnavailable(f"{url}: no connection: {error or type(error).__name__}", whole_host=True) from error
     except httpx.HTTPError as error:
         raise SourceUnavailable(f"{url}: {type(error).__name__}: {error}") from error
+
+
+def _distrust(error: BaseException) -> str:
+    """Why a certificate is not trusted; "" where something else ended the connection."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else ""
 
 
 def check_status(url: str, answer: httpx.Response, limits: DownloadLimits) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,9 +117,17 @@ def measured_elsewhere(folder: Path, ways: Sequence[Candidate]) -> Mapping[str, 
     command = [sys.executable, "-m", "nightloom.backends", str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own module
     try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return working(folder, json.loads(done.stdout.splitlines()[-1]))
     except (ValueError, IndexError):
         raise EmbedderError(f"{folder}: no backend works: {done.stderr[-500:]}") from None
+
+
+def working(folder: Path, found: Mapping[str, float | str]) -> Mapping[str, float]:
+    """The rates of what `measure` found to work.
+
+    Raises:
+        EmbedderError: Nothing did.
+    """
     rates = {name: rate for name, rate in found.items() if isinstance(rate, float)}
     if not rates:
         raise EmbedderError(f"{folder}: no backend works: {'; '.join(map(str, found.values()))}")
@@ -132,19 +139,19 @@ def measure(folder: Path, ways: Sequence[Candidate]) -> dict[str, float | str]:
     ids = np.random.default_rng(0).integers(5, 100, size=(TRIAL_TEXTS, TRIAL_TOKENS))
     batch = ids, np.ones_like(ids)
     found: dict[str, float | str] = {}
-    working: dict[str, Encode] = {}
+    opened: dict[str, Encode] = {}
     for way in ways:
         try:
             if way.backend == "onnx":
                 onnx_file(folder, weights_of(folder), way.precision, here=True)
-            working[str(way)] = _opened(folder, way)
-            working[str(way)](*batch)
+            opened[str(way)] = _opened(folder, way)
+            opened[str(way)](*batch)
         except Exception as error:  # noqa: BLE001  then it is none
-            working.pop(str(way), None)
+            opened.pop(str(way), None)
             found[str(way)] = f"{way}: {type(error).__name__}: {error}".splitlines()[0]
-    seconds: dict[str, list[float]] = {name: [] for name in working}
+    seconds: dict[str, list[float]] = {name: [] for name in opened}
     for _ in range(TRIAL_RUNS):
-        for name, encode in working.items():
+        for name, encode in opened.items():
             started = time.perf_counter()
             encode(*batch)
             seconds[name].append(time.perf_counter() - started)

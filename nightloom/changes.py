@@ -1,6 +1,9 @@
 """Sections of the corpus file as parameters of one run: the same keys, each of which may be left to the file."""
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+import functools
+import operator
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
@@ -36,9 +39,16 @@ def changes_of(section: type[Section]) -> type[Section]:
 
 
 def _optional(field: FieldInfo) -> tuple[Any, Any]:
-    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    plain = _without_none(field.annotation)  # whoever leaves a key empty gives none: the form has one field for it
+    kind: Any = Annotated[(plain, *field.metadata)] if field.metadata else plain
     info = Field(None, title=field.title, description=field.description, json_schema_extra=_without_default)
     return kind | AsTheFileSays, info
+
+
+def _without_none(kind: Any) -> Any:
+    kinds = get_args(kind)
+    some = [one for one in kinds if one is not NoneType]
+    return functools.reduce(operator.or_, some) if NoneType in kinds else kind
 
 
 def _without_default(schema: dict[str, Any]) -> None:

@@ -45,8 +45,19 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any machine")
 
-FIRST = ("test_torture.py", "test_prefect.py", "test_nights.py", "test_updates.py", "test_faults.py", "test_model.py")
-"""The longest: two processes end at about the same time when these begin."""
+FIRST = (
+    "test_prefect.py",
+    "test_torture.py",
+    "test_nights.py",
+    "test_trial.py",
+    "test_updates.py",
+    "test_faults.py",
+    "test_hybrid.py",
+    "test_plain_llamaindex.py",
+    "test_backends.py",
+    "test_model.py",
+)
+"""The longest: all processes end at about the same time when these begin."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

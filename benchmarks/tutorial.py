@@ -21,11 +21,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
+import numpy.typing as npt
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import VectorStoreQuery
 from llama_index.vector_stores.milvus import MilvusVectorStore
@@ -58,7 +60,7 @@ class Workload:
         """Draw the vectors; the same count gives the same ones."""
         self.uri = uri
         self.count = count
-        self.vectors: Vectors = np.random.default_rng(count).normal(size=(count, DIM)).astype(np.float32)
+        self.vectors = unit(np.random.default_rng(count).normal(size=(count, DIM)))
         refs = [DocumentRef(f"{at}.txt", f"{at}.txt", "tutorial", str(at), None, 0) for at in range(count)]
         self.nodes = [
             Node(node_id(ref.id, 0), Document(ref, "", ""), version_of(ref.item, FINGERPRINT), 0, 1, text, Place(0))
@@ -79,6 +81,11 @@ class Workload:
             overwrite=True,
             consistency_level="Strong",
         )
+
+
+def unit(vectors: npt.NDArray[Any]) -> Vectors:
+    """Vectors of unit length: the tutorial's store compares by inner product, and Nightloom's by the cosine."""
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
 def visible(store: MilvusVectorStore, collection: str) -> int:
@@ -132,7 +139,7 @@ async def measure_searches(index: Index, work: Workload, runs: int, part: int) -
     # Near a node each: what is drawn by chance alone is as far from every node, and finds what rounding makes of it.
     random = np.random.default_rng(1)
     asked = rows.vectors[random.integers(len(rows.vectors), size=work.count)]
-    vectors = asked + 0.5 * random.normal(size=asked.shape).astype(np.float32)
+    vectors = unit(asked + unit(random.normal(size=asked.shape)) / 2)
     queries = [VectorStoreQuery(query_embedding=vector.tolist(), similarity_top_k=BEST) for vector in vectors]
     questions = {str(at): Question(str(at), vector) for at, vector in enumerate(vectors)}
     done = min(part, work.count)

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nightloom.errors import EmbedderError
-from nightloom.models import weights_of
-from nightloom.onnx_model import CACHE, onnx_file
+from nightloom.models import Model
+from nightloom.onnx_model import CACHE, onnx_file, run_elsewhere
 
 Tokens = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -39,7 +38,7 @@ class Backend:
 
     Attributes:
         name: For people: "onnx fp32 on cpu".
-        batch_tokens: Of a batch at most, padding included.
+        batch_tokens: What suits the device, padding included.
     """
 
     name: str
@@ -61,21 +60,19 @@ class Candidate:
 
 
 @lru_cache(maxsize=2)
-def open_backend(folder: Path, backend: str, precision: str, batch_tokens: int | None = None) -> Backend:
+def open_backend(model: Model, backend: str, precision: str) -> Backend:
     """Open a model, in the way that is the fastest on this machine where the way is left open.
 
     Args:
-        folder: The model's files.
+        model: It.
         backend: "auto", "torch" or "onnx".
         precision: "fp32", "bf16" or "int8".
-        batch_tokens: Of a batch at most; None for what suits the device.
 
     Raises:
         EmbedderError: The model cannot be run so.
     """
-    chosen = choose(folder, candidates(backend, precision))
-    tokens = batch_tokens or BATCH_TOKENS[chosen.device]
-    return Backend(str(chosen), tokens, _opened(folder, chosen))
+    chosen = choose(model, candidates(backend, precision))
+    return Backend(str(chosen), BATCH_TOKENS[chosen.device], _opened(model, chosen))
 
 
 def candidates(backend: str, precision: str) -> list[Candidate]:
@@ -88,7 +85,7 @@ def candidates(backend: str, precision: str) -> list[Candidate]:
     return [one for one in found if backend in {"auto", one.backend}]
 
 
-def choose(folder: Path, ways: Sequence[Candidate]) -> Candidate:
+def choose(model: Model, ways: Sequence[Candidate]) -> Candidate:
     """The fastest of some ways; measured once on a machine, and kept.
 
     Raises:
@@ -98,31 +95,30 @@ def choose(folder: Path, ways: Sequence[Candidate]) -> Candidate:
         raise EmbedderError('embedder.precision: torch has no int8 here; set backend = "onnx" or "auto"')
     if len(ways) == 1:
         return ways[0]
-    file = CACHE / f"{weights_of(folder)[:32]}-{_machine()}-{ways[0].precision}.json"
+    file = CACHE / f"{model.weights[:32]}-{_machine()}-{ways[0].precision}.json"
     rates = _read_rates(file)
     if not rates:
-        rates = measured_elsewhere(folder, ways)
+        rates = measured_elsewhere(model, ways)
         CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.write_text(json.dumps(rates), encoding="utf-8")
     return max(ways, key=lambda way: rates.get(str(way), 0.0) * (1 if way.backend == "onnx" else TORCH_WORTH))
 
 
-def measured_elsewhere(folder: Path, ways: Sequence[Candidate]) -> Mapping[str, float]:
+def measured_elsewhere(model: Model, ways: Sequence[Candidate]) -> Mapping[str, float]:
     """Texts a second of each way that works, measured by a process of its own: torch is not loaded here for that.
 
     Raises:
         EmbedderError: None works.
     """
     arguments = [json.dumps([way.backend, way.precision, way.device]) for way in ways]
-    command = [sys.executable, "-m", "nightloom.backends", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own module
+    done = run_elsewhere("nightloom.backends", str(model.folder), model.weights, *arguments)
     try:
-        return working(folder, json.loads(done.stdout.splitlines()[-1]))
+        return working(model, json.loads(done.stdout.splitlines()[-1]))
     except (ValueError, IndexError):
-        raise EmbedderError(f"{folder}: no backend works: {done.stderr[-500:]}") from None
+        raise EmbedderError(f"{model.folder}: no backend works: {done.stderr[-500:]}") from None
 
 
-def working(folder: Path, found: Mapping[str, float | str]) -> Mapping[str, float]:
+def working(model: Model, found: Mapping[str, float | str]) -> Mapping[str, float]:
     """The rates of what `measure` found to work.
 
     Raises:
@@ -130,11 +126,11 @@ def working(folder: Path, found: Mapping[str, float | str]) -> Mapping[str, floa
     """
     rates = {name: rate for name, rate in found.items() if isinstance(rate, float)}
     if not rates:
-        raise EmbedderError(f"{folder}: no backend works: {'; '.join(map(str, found.values()))}")
+        raise EmbedderError(f"{model.folder}: no backend works: {'; '.join(map(str, found.values()))}")
     return rates
 
 
-def measure(folder: Path, ways: Sequence[Candidate]) -> dict[str, float | str]:
+def measure(model: Model, ways: Sequence[Candidate]) -> dict[str, float | str]:
     """Texts a second of each way, by its name, in turns; of one that does not work, why."""
     ids = np.random.default_rng(0).integers(5, 100, size=(TRIAL_TEXTS, TRIAL_TOKENS))
     batch = ids, np.ones_like(ids)
@@ -143,8 +139,8 @@ def measure(folder: Path, ways: Sequence[Candidate]) -> dict[str, float | str]:
     for way in ways:
         try:
             if way.backend == "onnx":
-                onnx_file(folder, weights_of(folder), way.precision, here=True)
-            opened[str(way)] = _opened(folder, way)
+                onnx_file(model, way.precision, here=True)
+            opened[str(way)] = _opened(model, way)
             opened[str(way)](*batch)
         except Exception as error:  # noqa: BLE001  then it is none
             opened.pop(str(way), None)
@@ -163,17 +159,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _opened(folder: Path, way: Candidate) -> Encode:
-    return _open_onnx(folder, way) if way.backend == "onnx" else _open_torch(folder, way)
+def _opened(model: Model, way: Candidate) -> Encode:
+    return _open_onnx(model, way) if way.backend == "onnx" else _open_torch(model, way)
 
 
-def _open_onnx(folder: Path, way: Candidate) -> Encode:
+def _open_onnx(model: Model, way: Candidate) -> Encode:
     import onnxruntime  # noqa: PLC0415  a night without work needs none
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
     options.log_severity_level = 3
-    file = onnx_file(folder, weights_of(folder), way.precision)
+    file = onnx_file(model, way.precision)
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def encode(ids: Tokens, mask: Tokens) -> Vectors:
@@ -183,7 +179,7 @@ def _open_onnx(folder: Path, way: Candidate) -> Encode:
     return encode
 
 
-def _open_torch(folder: Path, way: Candidate) -> Encode:
+def _open_torch(model: Model, way: Candidate) -> Encode:
     import torch  # noqa: PLC0415  seconds
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415
@@ -192,17 +188,19 @@ def _open_torch(folder: Path, way: Candidate) -> Encode:
     torch.set_num_threads(cores())
     dtype = "bfloat16" if way.precision == "bf16" else "float32"
     embedding = HuggingFaceEmbedding(
-        str(folder),
+        str(model.folder),
         device=way.device,
         trust_remote_code=False,
         model_kwargs={"use_safetensors": True, "dtype": dtype},
     )
-    model = embedding._model  # noqa: SLF001  it tokenizes once more, and one batch at a time goes by count
+    transformer = embedding._model  # noqa: SLF001  it tokenizes once more, and one batch at a time goes by count
 
     def encode(ids: Tokens, mask: Tokens) -> Vectors:
         features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         with torch.inference_mode():
-            found = model({name: tensor.to(way.device) for name, tensor in features.items()})["sentence_embedding"]
+            found = transformer({name: tensor.to(way.device) for name, tensor in features.items()})[
+                "sentence_embedding"
+            ]
         vectors: Vectors = found.float().cpu().numpy()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         almost = way.precision == "bf16" and bool((np.abs(norms - 1) < NORM_TOLERANCE).all())
@@ -241,5 +239,5 @@ def _read_rates(file: Path) -> Mapping[str, float]:
 
 
 if __name__ == "__main__":
-    given, *some = sys.argv[1:]
-    print(json.dumps(measure(Path(given), [Candidate(*json.loads(one)) for one in some])))  # noqa: T201  the answer
+    folder, weights, *some = sys.argv[1:]
+    print(json.dumps(measure(Model(Path(folder), weights), [Candidate(*json.loads(one)) for one in some])))  # noqa: T201  the answer

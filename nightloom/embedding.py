@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nightloom.backends import Backend, open_backend
 from nightloom.corpus import EmbedderSettings
 from nightloom.errors import EmbedderError, EmbeddingError
-from nightloom.models import find_model, hash_model, pad_token, read_limit
+from nightloom.models import Model, contents_of, find_model, pad_token, read_limit
 
 Vectors = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -49,14 +49,25 @@ class Embedder:
         self._waiting: list[_Request] = []
 
     @cached_property
+    def _contents(self) -> str:
+        return contents_of(self.folder)
+
+    @cached_property
+    def model(self) -> Model:
+        """Its files, and what identifies them alone."""
+        return Model(self.folder, hashlib.sha256(self._contents.encode()).hexdigest())
+
+    @cached_property
+    def _padding(self) -> int:
+        return pad_token(self.folder)
+
+    @cached_property
     def identity(self) -> str:
         """sha256 over the model's files, the prefix of its texts and the precision: equal means comparable vectors."""
         given = {"text_prefix": self.settings.text_prefix}
         if self.settings.precision != "fp32":
             given["precision"] = self.settings.precision
-        digest = hashlib.sha256(json.dumps(given).encode())
-        hash_model(self.folder, digest)
-        return digest.hexdigest()
+        return hashlib.sha256((json.dumps(given) + self._contents).encode()).hexdigest()
 
     @property
     def description(self) -> str:
@@ -101,7 +112,7 @@ class Embedder:
     @cached_property
     def backend(self) -> Backend:
         """What runs the model, opened at first use; a process opens it once."""
-        return open_backend(self.folder, self.settings.backend, self.settings.precision, self.settings.batch_tokens)
+        return open_backend(self.model, self.settings.backend, self.settings.precision)
 
     async def embed_texts(self, texts: list[str], tokens: Sequence[Tokens] | None = None) -> Vectors:
         """Embed the texts of nodes.
@@ -177,10 +188,10 @@ class Embedder:
         """The vectors of each request; fewer than texts where nobody waits for them any more."""
         tokens = [one for request in requests for one in request.tokens]
         rows: dict[int, Vectors] = {}
-        for batch in batches([len(one) for one in tokens], backend.batch_tokens):
+        for batch in batches([len(one) for one in tokens], self.settings.batch_tokens or backend.batch_tokens):
             if all(request.is_abandoned for request in requests):
                 break
-            vectors = backend.encode(*_padded([tokens[at] for at in batch], pad_token(self.folder)))
+            vectors = backend.encode(*_padded([tokens[at] for at in batch], self._padding))
             rows |= dict(zip(batch, vectors, strict=False))  # a wrong count is seen below
         found, start = [], 0
         for request in requests:

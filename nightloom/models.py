@@ -1,11 +1,9 @@
 """Models on disk: where their files are, how much they read, and what identifies them."""
 
-import hashlib
 import importlib.util
 import json
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nightloom.errors import EmbedderError
 from nightloom.sources import hash_file
@@ -15,6 +13,17 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 """What a model is made of, README and other formats of the same weights left out."""
 UNBOUNDED = 1_000_000
 """Tokenizers without a limit say so with a huge number."""
+
+
+class Model(NamedTuple):
+    """A model on disk, and what tells it from what may lie there tomorrow.
+
+    Attributes:
+        weights: Of all its files: hex digits.
+    """
+
+    folder: Path
+    weights: str
 
 
 def find_model(name: str, revision: str | None = None, key: str = "embedder.model") -> Path:
@@ -90,24 +99,16 @@ def _model_files(folder: Path) -> list[Path]:
     ]
 
 
-@lru_cache(maxsize=8)
-def weights_of(folder: Path) -> str:
-    """sha256, hex, over every file of a model, by name and content."""
-    digest = hashlib.sha256()
-    hash_model(folder, digest)
-    return digest.hexdigest()
-
-
 def pad_token(folder: Path) -> int:
     """What stands where a text of a batch has no token: some models tell by it where their texts end."""
     found = _read_json(folder / "config.json").get("pad_token_id")
     return found if isinstance(found, int) else 0
 
 
-def hash_model(folder: Path, digest: "hashlib._Hash") -> None:
-    """Take every file of a model into a digest, by name and content."""
-    for file in sorted(_model_files(folder)):
-        digest.update(f"{file.relative_to(folder).as_posix()} {hash_file(file)[0]}\n".encode())
+def contents_of(folder: Path) -> str:
+    """Every file of a model by name and hash, a line each: equal means the same model."""
+    files = sorted(_model_files(folder))
+    return "".join(f"{file.relative_to(folder).as_posix()} {hash_file(file)[0]}\n" for file in files)
 
 
 def read_limit(folder: Path) -> int:

@@ -1,6 +1,6 @@
 """A model as an ONNX graph: made once on a machine, from the model's own files, and kept in the user's cache.
 
-    python -m nightloom.onnx_model FOLDER PRECISION FILE    # what a process of its own does, which needs torch
+    python -m nightloom.onnx_model SOURCE PRECISION FILE    # what a process of its own does, which needs torch
 
 A night that finds the graph there needs no torch, which takes ten seconds to import and most of a gigabyte.
 """
@@ -17,6 +17,7 @@ import numpy as np
 import platformdirs
 
 from nightloom.errors import EmbedderError
+from nightloom.models import Model
 
 EXPORT_VERSION = 2
 """Part of a file's name: raise it whenever the graph that comes of the same model changes."""
@@ -29,43 +30,51 @@ SHAPES = ((1, 3), (2, 17), (5, 64))
 TRACED = (3, 11)
 
 
-def onnx_file(folder: Path, weights: str, precision: str, *, here: bool = False) -> Path:
+def onnx_file(model: Model, precision: str, *, here: bool = False) -> Path:
     """The graph of a model, made where it is not in the cache yet.
 
     Args:
-        folder: The model's files.
-        weights: What identifies them: hex digits.
+        model: It.
         precision: "fp32", or "int8": weights of 8 bits, each channel with a scale of its own.
         here: Make it in this process, which then has torch; else in one that ends with it.
 
     Raises:
         EmbedderError: The model cannot be exported; torch can run it.
     """
-    file = CACHE / f"{weights[:32]}-{precision}-{EXPORT_VERSION}.onnx"
+    file = CACHE / f"{model.weights[:32]}-{precision}-{EXPORT_VERSION}.onnx"
     if file.exists():
         return file
+    source = model.folder if precision == "fp32" else onnx_file(model, "fp32", here=here)
     CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=CACHE) as working:
         made = Path(working) / "model.onnx"
         if here:
-            export(folder, precision, made)
+            make(source, precision, made)
         else:
-            _export_elsewhere(folder, precision, made)
+            done = run_elsewhere(__name__, str(source), precision, str(made))
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                raise EmbedderError(f"{model.folder}: cannot be made an ONNX graph: {last}")
         made.replace(file)  # at once: another process sees it whole, or not at all
     return file
 
 
-def _export_elsewhere(folder: Path, precision: str, file: Path) -> None:
-    command = [sys.executable, "-m", "nightloom.onnx_model", str(folder), precision, str(file)]
-    done = subprocess.run(  # noqa: S603  our own module
-        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise EmbedderError(f"{folder}: cannot be made an ONNX graph: {last}")
+def run_elsewhere(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a module of ours in a process of its own, which ends with all that it has loaded, and fetches nothing."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  ours
 
 
-def export(folder: Path, precision: str, file: Path) -> None:
+def make(source: Path, precision: str, file: Path) -> None:
+    """Write a graph: of a model's folder at fp32, and of the graph at fp32 at any other precision."""
+    if precision == "fp32":
+        export(source, file)
+    else:
+        quantize(source, file)
+
+
+def export(folder: Path, file: Path) -> None:
     """Write the graph of a model: from tokens to a vector, pooling and norm included.
 
     Raises:
@@ -112,8 +121,6 @@ def export(folder: Path, precision: str, file: Path) -> None:
         (found,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
         if found.shape != wanted.shape or not np.allclose(found, wanted, atol=CLOSE):
             raise EmbedderError("the graph gives other vectors than the model")
-    if precision == "int8":
-        _quantize(file)
 
 
 def _some(shape: tuple[int, int]) -> tuple[Any, Any]:
@@ -124,14 +131,15 @@ def _some(shape: tuple[int, int]) -> tuple[Any, Any]:
     return ids.astype(np.int64), mask
 
 
-def _quantize(file: Path) -> None:
+def quantize(exact: Path, file: Path) -> None:
+    """Write a graph with weights of 8 bits."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
 
     quantize_dynamic(
-        file,
+        exact,
         file,
         op_types_to_quantize=["MatMul"],
-        nodes_to_exclude=_widest(file),
+        nodes_to_exclude=_widest(exact),
         weight_type=QuantType.QInt8,
         per_channel=True,
         # Weights of 7 bits: on processors without VNNI a sum of two products of 8 bits does not fit where it goes.
@@ -154,11 +162,11 @@ def _widest(file: Path) -> list[str]:
 
 
 def main() -> int:
-    """Export, as the arguments say; an error is the last line of stderr."""
-    folder, precision, file = sys.argv[1:]
+    """Make a graph, as the arguments say; an error is the last line of stderr."""
+    source, precision, file = sys.argv[1:]
     warnings.simplefilter("ignore")
     try:
-        export(Path(folder), precision, Path(file))
+        make(Path(source), precision, Path(file))
     except Exception as error:  # noqa: BLE001  any reason means that torch has to do it
         print(f"{type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)  # noqa: T201  the caller reads it
         return 1

@@ -13,6 +13,7 @@ from nightloom.backends import Backend, Candidate, candidates, choose, measure, 
 from nightloom.corpus import EmbedderSettings
 from nightloom.embedding import Embedder, Tokens, Vectors, batches
 from nightloom.errors import EmbedderError, EmbeddingError
+from nightloom.models import Model
 from tests.nights import MODEL
 
 TEXTS = [f"{'The tide follows the moon, twice a day. ' * (1 + at % 5)} Note {at}." for at in range(23)]
@@ -56,7 +57,7 @@ async def test_a_lower_precision_gives_almost_the_same_vectors_and_another_ident
 
 def test_torch_has_no_int8() -> None:
     with pytest.raises(EmbedderError, match=r'embedder\.precision: .* set backend = "onnx"'):
-        open_backend(opened().folder, "torch", "int8")
+        open_backend(opened().model, "torch", "int8")
 
 
 # --- the choice
@@ -81,36 +82,36 @@ def test_the_fastest_way_is_measured_once_and_kept(
         return {"onnx fp32 on cpu": 20.0, "torch fp32 on cpu": 30.0}
 
     monkeypatch.setattr(backends, "measured_elsewhere", measured)
-    assert [choose(embedder.folder, [ONNX, TORCH]) for _ in range(3)] == [TORCH] * 3
+    assert [choose(embedder.model, [ONNX, TORCH]) for _ in range(3)] == [TORCH] * 3
     assert len(asked) == 1
     (kept,) = cache.glob("*.json")
     kept.write_text('{"onnx fp32 on cpu": 25.0, "torch fp32 on cpu": 30.0}')
-    assert choose(embedder.folder, [ONNX, TORCH]) == ONNX, "torch has to be faster by what it takes to import"
+    assert choose(embedder.model, [ONNX, TORCH]) == ONNX, "torch has to be faster by what it takes to import"
     kept.write_text("no longer JSON")
-    assert choose(embedder.folder, [ONNX, TORCH]) == TORCH
+    assert choose(embedder.model, [ONNX, TORCH]) == TORCH
     assert len(asked) == 2
 
 
 def test_a_way_that_does_not_work_is_not_chosen(cache: Path, embedder: Embedder) -> None:
     broken = Candidate("torch", "fp32", "no-such-device")
-    assert choose(embedder.folder, [broken, TORCH]) == TORCH
+    assert choose(embedder.model, [broken, TORCH]) == TORCH
     (kept,) = cache.glob("*.json")
     assert list(json.loads(kept.read_text())) == [str(TORCH)]
 
 
 def test_where_no_way_works_the_reason_is_said(embedder: Embedder) -> None:
     ways = [Candidate("torch", "fp32", "no-such-device"), Candidate("torch", "fp32", "nor-such")]
-    found = measure(embedder.folder, ways)
+    found = measure(embedder.model, ways)
     assert [str(way) in str(found[str(way)]) for way in ways] == [True, True]
     with pytest.raises(EmbedderError, match=r"no backend works: .*no-such-device.*; .*nor-such"):
-        working(embedder.folder, found)
+        working(embedder.model, found)
 
 
 def test_a_model_that_cannot_be_exported_says_why(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "no-such-type"}')
     with pytest.raises(EmbedderError, match=r"cannot be made an ONNX graph: .*no-such-type"):
-        onnx_model.onnx_file(tmp_path / "model", "0" * 64, "fp32")
+        onnx_model.onnx_file(Model(tmp_path / "model", "0" * 64), "fp32")
     assert not list(cache.glob("*")), "nothing half-made stays"
 
 
@@ -120,7 +121,7 @@ def test_a_graph_that_gives_other_vectors_is_refused(
     monkeypatch.setattr(onnx_model, "CLOSE", -1.0)
     monkeypatch.setattr(np, "allclose", lambda *_arguments, **_more: False)
     with pytest.raises(EmbedderError, match="other vectors than the model"):
-        onnx_model.export(embedder.folder, "fp32", tmp_path / "model.onnx")
+        onnx_model.export(embedder.folder, tmp_path / "model.onnx")
 
 
 # --- batches

@@ -266,10 +266,17 @@ def _padded(tokens: Sequence[Tokens], padding: int) -> tuple[Tokens, Tokens]:
     return ids, mask
 
 
-def described(description: str) -> Embedder | None:
-    """The embedder that a generation was made with; None where its model cannot be had any more, or has changed."""
+def described(description: str, tonight: Embedder) -> Embedder | None:
+    """The embedder that a generation was made with; None where its model cannot be had any more, or has changed.
+
+    Args:
+        description: That the generation keeps.
+        tonight: Is given back where it is that very one.
+    """
     try:
         kept = json.loads(description)
+        if kept["identity"] == tonight.identity:
+            return tonight
         embedder = Embedder(EmbedderSettings.model_validate(kept["settings"]))
         return embedder if embedder.identity == kept["identity"] else None
     except (EmbedderError, ValueError, KeyError, TypeError):

@@ -1,11 +1,16 @@
-"""What the benchmarks share: arms measured in turns, medians with their spread, and tables as Markdown."""
+"""What the benchmarks share: arms measured in turns, processes of their own, medians with their spread, tables."""
 
+import resource
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any, TypeVar
 
 Arm = Callable[[], Awaitable[None]]
+Result = TypeVar("Result")
 
 RUNS = 5
 """Of every arm, in turns: what disturbs the machine disturbs all of them."""
@@ -57,6 +62,22 @@ async def in_turns(arms: Mapping[str, Arm], runs: int, times: Mapping[str, int] 
             await arm()
             timings[name].parts.append(time.perf_counter() - started)
     return timings
+
+
+def own_process() -> ProcessPoolExecutor:
+    """A process that has imported nothing yet, and stays the same for all that is submitted to it."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def alone(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What a function gives in a process of its own."""
+    with own_process() as process:
+        return process.submit(function, *arguments).result()
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held; its children are not counted."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

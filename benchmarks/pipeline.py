@@ -35,7 +35,7 @@ from uuid import uuid4
 
 from pymilvus import MilvusClient, connections
 
-from benchmarks.measuring import RUNS, Timing, own_process, peak_megabytes, table
+from benchmarks.measuring import RUNS, Timing, bars, own_process, peak_megabytes, table
 from benchmarks.nights import timed_night
 from benchmarks.retrieval import MODEL, ROOT, cranfield
 from deployments.local_milvus import local_milvus
@@ -385,8 +385,8 @@ class Ways:
             print(work.name, name, f"{seconds:.1f} s", file=sys.stderr, flush=True)
         clear(self.uri)
 
-    def measured(self, work: Work, runs: int) -> str:
-        """The table of one collection of documents."""
+    def measured(self, work: Work, runs: int, chart: Path | None = None) -> str:
+        """The table of one collection of documents, and a picture."""
         timings: dict[str, Timing] = {}
         cpu: dict[str, Timing] = {}
         for _ in range(runs):
@@ -409,6 +409,9 @@ class Ways:
                     f"{scores[name]:.4f}" if work.queries and name in scores else "",
                 ]
             )
+        if chart:
+            rates = {name: len(work.nodes) / timing.median for name, timing in timings.items()}
+            bars(f"Nodes a second: {work.name}", rates, chart)
         head = ["", "seconds", "nodes/s", f"times {fastest}", "of the bare embedder", "CPU s", "peak MB", METRIC]
         return f"{work.name}: {len(work.nodes)} nodes, {runs} runs\n\n{table(head, lines)}\n"
 
@@ -419,6 +422,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=300)
     parser.add_argument("--longer", type=int, default=60)
     parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--chart", type=Path, help="a file for a picture")
     parser.add_argument("--whole-runs", type=int, default=1, help="of all of Cranfield")
     parser.add_argument("--cranfield", type=Path, default=ROOT.parent / "shared" / "data" / "cranfield")
     arguments = parser.parse_args()
@@ -428,7 +432,8 @@ def main() -> None:
         documents = texts_of(arguments.cranfield)
         name = "Cranfield" if arguments.cranfield.is_dir() else "Python's topics"
         ways = Ways(uri, stack, make_work(folder, "a few", documents[:5]))
-        print(ways.measured(make_work(folder, f"{name}, the first", documents[: arguments.documents]), arguments.runs))
+        first = make_work(folder, f"{name}, the first", documents[: arguments.documents])
+        print(ways.measured(first, arguments.runs, arguments.chart))
         print(ways.measured(make_work(folder, "longer documents", longer(arguments.longer)), arguments.runs))
         if arguments.whole_runs:
             whole = with_queries(make_work(folder, f"{name}, all", documents), arguments.cranfield)

@@ -331,12 +331,12 @@ class Connection:
 
     async def upsert(self, collection: str, rows: Sequence[Row]) -> None:
         """Upsert rows, as many to a request as one may hold."""
+        await self.call(lambda: self.upsert_now(collection, rows))
 
-        def write() -> None:
-            for request in in_requests(columns_of(rows), REQUEST_BYTES):
-                self.write_columns(collection, request)
-
-        await self.call(write)
+    def upsert_now(self, collection: str, rows: Sequence[Row]) -> None:
+        """The same in this thread."""
+        for request in in_requests(columns_of(rows), REQUEST_BYTES):
+            self.write_columns(collection, request)
 
     @property
     def _stub(self) -> Any:

@@ -34,6 +34,10 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	$(PIP_INSTALL) --requirement requirements-dev.lock
 	@touch $@
 
+$(VENV)/installed-bench: requirements-bench.lock $(VENV)/installed-dev
+	$(PIP_INSTALL) --requirement requirements-bench.lock
+	@touch $@
+
 demo: install ## Index the Python topics into an embedded Milvus, evaluate, ask
 	@$(BIN)/python corpora/demo/write_topics.py
 	@echo; echo '$$ nightloom run corpora/demo.toml'
@@ -60,7 +64,7 @@ lint: $(VENV)/installed-dev ## ruff, mypy --strict, the import contract
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host --no-emit-options --constraint constraints.txt
 
-lock: $(VENV)/installed-dev ## Renew requirements.lock and requirements-dev.lock
+lock: $(VENV)/installed-dev ## Renew the lock files
 	$(COMPILE) --upgrade --extra build --output-file requirements.lock pyproject.toml
 	# A CPU build of torch at hand must not become everybody's.
 	sed -i.old -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements.lock
@@ -68,18 +72,15 @@ lock: $(VENV)/installed-dev ## Renew requirements.lock and requirements-dev.lock
 		--output-file requirements-dev.lock pyproject.toml
 	# The Milvus server has no build for every platform.
 	sed -i.old -E "s/^(torch==[0-9.]+)\+cpu$$/\1/; s/^(milvus==[0-9.]+)$$/\1 ; $(MILVUS_PLATFORMS)/" requirements-dev.lock
-	rm -f requirements.lock.old requirements-dev.lock.old
+	$(COMPILE) --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
+	sed -i.old -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements-bench.lock
+	rm -f requirements*.lock.old
 
 milvus: $(VENV)/installed-dev ## Start a real Milvus server here, without Docker; Ctrl+C ends it
 	$(BIN)/python deployments/local_milvus.py
 
-bench: $(VENV)/installed-dev ## Measure what the README says
-	$(BIN)/python benchmarks/prefect_cost.py
-	$(BIN)/python benchmarks/copy_forward.py
-	$(BIN)/python benchmarks/second_night.py
-	$(BIN)/python benchmarks/parsing.py
-	$(BIN)/python benchmarks/pdf_engines.py
-	$(BIN)/python benchmarks/mixed_tree.py
+bench: $(VENV)/installed-bench ## Measure, and write docs/benchmarks.md
+	$(BIN)/python benchmarks/page.py
 
 torture: $(VENV)/installed-dev ## Kill 200 nights at random, on Milvus Lite and on a real server, and compare every row
 	$(BIN)/python benchmarks/torture.py

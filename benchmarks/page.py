@@ -98,6 +98,31 @@ SECTIONS = [
         "benchmarks/memory.py --documents 1000 10000",
     ),
     Section(
+        "Many questions",
+        "Golden queries in one go against one by one; the rankings are the same.",
+        "benchmarks/ask_many.py",
+    ),
+    Section(
+        "Prefect",
+        "What a night takes beside the model: embeddings are replaced by a constant.",
+        "benchmarks/prefect_cost.py",
+    ),
+    Section(
+        "Reading",
+        "Documents of each format, read and cut into nodes, in one process.",
+        "benchmarks/parsing.py",
+    ),
+    Section(
+        "PDF",
+        "The engine that is used, and LlamaIndex's default.",
+        "benchmarks/pdf_engines.py",
+    ),
+    Section(
+        "Copying",
+        "Rows of 384 dimensions from one generation to the next.",
+        "benchmarks/copy_forward.py",
+    ),
+    Section(
         "Scale",
         "A generation copied forward, verified and promoted.",
         "benchmarks/scale.py",
@@ -140,7 +165,8 @@ def run(section: Section) -> str:
         raise SystemExit(f"{section.command}: printed nothing")
     print(f"{section.title}: {time.monotonic() - started:.0f} s", flush=True)
     picture = f"\n![{section.title}](images/{section.chart})\n" if section.chart else ""
-    return f"## {section.title}\n\n{section.says}\n\n`python {section.command}`\n\n{done.stdout.strip()}\n{picture}"
+    printed = done.stdout.strip() if "| ---" in done.stdout else f"```text\n{done.stdout.strip()}\n```"
+    return f"## {section.title}\n\n{section.says}\n\n`python {section.command}`\n\n{printed}\n{picture}"
 
 
 def main() -> None:

@@ -25,11 +25,11 @@ from pymilvus.grpc_gen import milvus_pb2
 
 from nightloom.columns import Columns, column
 from nightloom.corpus import MilvusSettings, Parameter
-from nightloom.embedding import Vectors
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
 from nightloom.rows import KEYWORDS, READ_ROWS, SPARSE, WRITE_ROWS, Row, checked_node_id
 from nightloom.vector_index import VectorIndex, search_parameters
+from nightloom.vectors import Vectors
 
 if TYPE_CHECKING:
     from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult

@@ -16,7 +16,8 @@ from nightloom.audit import Audit, named
 from nightloom.comparison import compare, compare_means, losers
 from nightloom.corpus import Corpus
 from nightloom.documents import DocumentRef, Listing, Quarantined
-from nightloom.embedding import Embedder, Tokens, Vectors, described, unusable
+from nightloom.embedding import Embedder
+from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import DocumentError, Held, IndexRefused, NightFailed, NightloomError, Outcome
 from nightloom.evaluation import Judged, judge
 from nightloom.fingerprint import fingerprint
@@ -54,6 +55,7 @@ from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.splitting import Node, Splitter
 from nightloom.trial import Prober, Trial, Witness, ask_golden
+from nightloom.vectors import Tokens, Vectors, unusable
 
 PROBES_AT_ONCE = 8
 """Requests in flight, where the corpus file has no golden queries that say how many."""
@@ -93,6 +95,7 @@ class Night:
         progress: Progress,
         readers: Readers,
         *,
+        access: Access = NO_ACCESS,
         allow_removals: bool = False,
         repair: bool = False,
     ) -> None:
@@ -104,6 +107,7 @@ class Night:
             folder: For tonight's downloads.
             progress: Told how far the night is.
             readers: Open; the caller closes them.
+            access: To the embedder's endpoint, where it is behind one.
             allow_removals: Let any number of documents be gone tonight.
             repair: Look at every row of the live generation, and index the documents again whose rows are not whole.
 
@@ -119,7 +123,7 @@ class Night:
         self.repair = repair
         self.started = datetime.now(UTC)
         self.golden: GoldenQueries | None = load_golden(corpus.evaluation) if corpus.evaluation else None
-        self.embedder = Embedder(corpus.embedder)
+        self.embedder = Embedder(corpus.embedder, access)
         if index.contents.reranker:
             _ = index.contents.reranker.folder  # found before anything is written
         self.splitter = Splitter(corpus.splitting, self.embedder)
@@ -502,7 +506,7 @@ class Night:
         """What the live generation's questions are embedded with; None where that model cannot be had any more."""
         if json.loads(live.embedder or "{}").get("identity") == self.embedder.identity:
             return self.embedder
-        return described(live.embedder)
+        return self.embedder.other(live.embedder)
 
     @property
     def _concurrency(self) -> int:
@@ -750,7 +754,12 @@ class Night:
 
 @asynccontextmanager
 async def open_night(
-    corpus: Corpus, token: SecretStr | None, *, allow_removals: bool = False, repair: bool = False
+    corpus: Corpus,
+    token: SecretStr | None,
+    *,
+    access: Access = NO_ACCESS,
+    allow_removals: bool = False,
+    repair: bool = False,
 ) -> AsyncIterator[Night]:
     """Open everything that a night needs; its downloads are gone when it ends.
 
@@ -765,7 +774,15 @@ async def open_night(
             corpus.milvus, corpus.name, token, retrieval=corpus.retrieval, vectors=corpus.index
         ) as index:
             night = await asyncio.to_thread(
-                Night, corpus, index, Path(folder), progress, readers, allow_removals=allow_removals, repair=repair
+                Night,
+                corpus,
+                index,
+                Path(folder),
+                progress,
+                readers,
+                access=access,
+                allow_removals=allow_removals,
+                repair=repair,
             )
             yield night
 

@@ -11,7 +11,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from nightloom.comparison import Difference, Loser
-from nightloom.embedding import Work
+from nightloom.engines import Work
 from nightloom.errors import Outcome
 from nightloom.history import NightRecord
 from nightloom.page import to_html

@@ -11,17 +11,34 @@ import pytest
 from nightloom import backends, onnx_model
 from nightloom.backends import Backend, Candidate, candidates, choose, measure, open_backend, working
 from nightloom.corpus import EmbedderSettings
-from nightloom.embedding import Embedder, Tokens, Vectors, batches
+from nightloom.embedding import Embedder
+from nightloom.engines import batches
 from nightloom.errors import EmbedderError, EmbeddingError
+from nightloom.local_model import LocalModel
 from nightloom.models import Model
+from nightloom.vectors import Tokens, Vectors
 from tests.nights import MODEL
 
 TEXTS = [f"{'The tide follows the moon, twice a day. ' * (1 + at % 5)} Note {at}." for at in range(23)]
 ONNX, TORCH = Candidate("onnx", "fp32"), Candidate("torch", "fp32")
 
 
+def settings(**keys: str | int) -> EmbedderSettings:
+    return EmbedderSettings.model_validate({"model": MODEL, **keys})
+
+
 def opened(**keys: str | int) -> Embedder:
-    return Embedder(EmbedderSettings.model_validate({"model": MODEL, **keys}))
+    return Embedder(settings(**keys))
+
+
+def backend_of(embedder: Embedder) -> str:
+    assert isinstance(embedder.engine, LocalModel)
+    return embedder.engine.backend.name
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    return LocalModel(settings()).model
 
 
 @pytest.fixture
@@ -39,7 +56,7 @@ async def test_torch_and_onnx_give_the_same_vectors() -> None:
     ours, theirs = opened(backend="onnx", batch_tokens=200), opened(backend="torch")
     vectors = await ours.embed_texts(TEXTS)
     np.testing.assert_allclose(vectors, await theirs.embed_texts(TEXTS), atol=1e-5)
-    assert (ours.backend.name, theirs.backend.name) == ("onnx fp32 on cpu", "torch fp32 on cpu")
+    assert (backend_of(ours), backend_of(theirs)) == ("onnx fp32 on cpu", "torch fp32 on cpu")
     assert ours.identity == theirs.identity
 
 
@@ -55,9 +72,9 @@ async def test_a_lower_precision_gives_almost_the_same_vectors_and_another_ident
     assert rough.identity != embedder.identity
 
 
-def test_torch_has_no_int8() -> None:
+def test_torch_has_no_int8(model: Model) -> None:
     with pytest.raises(EmbedderError, match=r'embedder\.precision: .* set backend = "onnx"'):
-        open_backend(opened().model, "torch", "int8")
+        open_backend(model, "torch", "int8")
 
 
 # --- the choice
@@ -72,9 +89,7 @@ def test_a_machine_has_ways_for_every_precision(monkeypatch: pytest.MonkeyPatch)
     assert candidates("onnx", "fp32") == [ONNX]
 
 
-def test_the_fastest_way_is_measured_once_and_kept(
-    cache: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fastest_way_is_measured_once_and_kept(cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def measured(*arguments: object) -> dict[str, float]:
@@ -82,29 +97,29 @@ def test_the_fastest_way_is_measured_once_and_kept(
         return {"onnx fp32 on cpu": 20.0, "torch fp32 on cpu": 30.0}
 
     monkeypatch.setattr(backends, "measured_elsewhere", measured)
-    assert [choose(embedder.model, [ONNX, TORCH]) for _ in range(3)] == [TORCH] * 3
+    assert [choose(model, [ONNX, TORCH]) for _ in range(3)] == [TORCH] * 3
     assert len(asked) == 1
     (kept,) = cache.glob("*.json")
     kept.write_text('{"onnx fp32 on cpu": 25.0, "torch fp32 on cpu": 30.0}')
-    assert choose(embedder.model, [ONNX, TORCH]) == ONNX, "torch has to be faster by what it takes to import"
+    assert choose(model, [ONNX, TORCH]) == ONNX, "torch has to be faster by what it takes to import"
     kept.write_text("no longer JSON")
-    assert choose(embedder.model, [ONNX, TORCH]) == TORCH
+    assert choose(model, [ONNX, TORCH]) == TORCH
     assert len(asked) == 2
 
 
-def test_a_way_that_does_not_work_is_not_chosen(cache: Path, embedder: Embedder) -> None:
+def test_a_way_that_does_not_work_is_not_chosen(cache: Path, model: Model) -> None:
     broken = Candidate("torch", "fp32", "no-such-device")
-    assert choose(embedder.model, [broken, TORCH]) == TORCH
+    assert choose(model, [broken, TORCH]) == TORCH
     (kept,) = cache.glob("*.json")
     assert list(json.loads(kept.read_text())) == [str(TORCH)]
 
 
-def test_where_no_way_works_the_reason_is_said(embedder: Embedder) -> None:
+def test_where_no_way_works_the_reason_is_said(model: Model) -> None:
     ways = [Candidate("torch", "fp32", "no-such-device"), Candidate("torch", "fp32", "nor-such")]
-    found = measure(embedder.model, ways)
+    found = measure(model, ways)
     assert [str(way) in str(found[str(way)]) for way in ways] == [True, True]
     with pytest.raises(EmbedderError, match=r"no backend works: .*no-such-device.*; .*nor-such"):
-        working(embedder.model, found)
+        working(model, found)
 
 
 def test_a_model_that_cannot_be_exported_says_why(cache: Path, tmp_path: Path) -> None:
@@ -116,12 +131,12 @@ def test_a_model_that_cannot_be_exported_says_why(cache: Path, tmp_path: Path) -
 
 
 def test_a_graph_that_gives_other_vectors_is_refused(
-    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_model, "CLOSE", -1.0)
     monkeypatch.setattr(np, "allclose", lambda *_arguments, **_more: False)
     with pytest.raises(EmbedderError, match="other vectors than the model"):
-        onnx_model.export(embedder.folder, tmp_path / "model.onnx")
+        onnx_model.export(model.folder, tmp_path / "model.onnx")
 
 
 # --- batches
@@ -138,11 +153,11 @@ def test_batches_hold_texts_of_like_length_within_their_limit() -> None:
     assert list(batches([], 20)) == []
 
 
-class Held(Embedder):
+class Held(LocalModel):
     """Counts what is embedded at once, and waits before the first batch until it is told to go on."""
 
     def __init__(self) -> None:
-        super().__init__(EmbedderSettings(model=MODEL))
+        super().__init__(settings())
         self.go, self.begun = threading.Event(), threading.Event()
         self.sizes: list[int] = []
         self.fails = False
@@ -150,6 +165,9 @@ class Held(Embedder):
     @property
     def backend(self) -> Backend:
         return Backend("held", 100_000, self.encode)
+
+    async def embed_texts(self, texts: list[str]) -> Vectors:
+        return await self.embed(texts, [self.tokens(text) for text in texts], are_nodes=True)
 
     def encode(self, ids: Tokens, mask: Tokens) -> Vectors:
         self.begun.set()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from nightloom.corpus import EmbedderSettings, load_corpus
-from nightloom.embedding import Embedder, checked, unusable
+from nightloom.embedding import Embedder
 from nightloom.errors import EmbedderError, EmbeddingError, InputError
 from nightloom.fingerprint import fingerprint
 from nightloom.models import find_model
+from nightloom.vectors import checked, unusable
 from tests.builders import MODEL, write_tree
 
 WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -41,8 +42,8 @@ def refusal(model: str, revision: str | None = None) -> str:
 # --- vectors
 
 
-def test_the_packaged_weights_are_the_published_ones(embedder: Embedder) -> None:
-    assert hashlib.sha256((embedder.folder / "model.safetensors").read_bytes()).hexdigest() == WEIGHTS
+def test_the_packaged_weights_are_the_published_ones() -> None:
+    assert hashlib.sha256((find_model(MODEL) / "model.safetensors").read_bytes()).hexdigest() == WEIGHTS
 
 
 async def test_a_text_has_one_vector_whatever_its_neighbours(embedder: Embedder) -> None:

@@ -17,11 +17,12 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from nightloom import operate
 from nightloom.contents import Contents
-from nightloom.corpus import EmbedderSettings
-from nightloom.embedding import Embedder, Vectors
+from nightloom.embedding import Embedder
 from nightloom.errors import Held, IndexInconsistent, IndexInputError, NightFailed
 from nightloom.index import open_index
+from nightloom.models import find_model
 from nightloom.splitting import Node, Splitter
+from nightloom.vectors import Vectors
 from tests.builders import MODEL, command
 from tests.nights import Home, live_name, night
 
@@ -185,7 +186,7 @@ async def test_rows_that_are_lost_after_they_were_counted_are_missed(
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the packaged one's shape that has learnt nothing."""
     folder = tmp_path_factory.mktemp("untrained")
-    known = Embedder(EmbedderSettings(model=MODEL)).folder
+    known = find_model(MODEL)
     config = AutoModel.from_pretrained(known).config
     assert isinstance(config, BertConfig)
     BertModel(config).save_pretrained(folder)

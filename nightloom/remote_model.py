@@ -189,7 +189,8 @@ class RemoteModel:
         if found.keys() != set(range(wanted)):
             raise EmbeddingError(self._contact.says(f"does not say which embedding is of which of {wanted} texts"))
         try:
-            vectors = np.array([found[at] for at in range(wanted)], dtype=np.float32)
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+                vectors = np.array([found[at] for at in range(wanted)], dtype=np.float32)
         except (ValueError, TypeError, OverflowError):
             raise EmbeddingError(self._contact.says("gave embeddings that are no vectors of one length")) from None
         if vectors.ndim != 2 or not np.isfinite(vectors).all():  # noqa: PLR2004  rows and columns

@@ -41,12 +41,22 @@ def model() -> Model:
     return LocalModel(settings()).model
 
 
+@pytest.fixture(scope="session")
+def graph(model: Model) -> Path:
+    """The graph of the packaged model, which takes half a minute to make."""
+    return onnx_model.onnx_file(model, "fp32")
+
+
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of graphs and choices."""
-    monkeypatch.setattr(backends, "CACHE", tmp_path / "models")
-    monkeypatch.setattr(onnx_model, "CACHE", tmp_path / "models")
-    return tmp_path / "models"
+def cache(tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that holds that graph alone, here and in processes that are started."""
+    folder = tmp_path / "nightloom" / "models"
+    folder.mkdir(parents=True)
+    (folder / graph.name).symlink_to(graph)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backends, "CACHE", folder)
+    monkeypatch.setattr(onnx_model, "CACHE", folder)
+    return folder
 
 
 # --- vectors
@@ -107,11 +117,12 @@ def test_the_fastest_way_is_measured_once_and_kept(cache: Path, model: Model, mo
     assert len(asked) == 2
 
 
-def test_a_way_that_does_not_work_is_not_chosen(cache: Path, model: Model) -> None:
-    broken = Candidate("torch", "fp32", "no-such-device")
-    assert choose(model, [broken, TORCH]) == TORCH
+def test_a_way_that_does_not_work_is_not_chosen(cache: Path, graph: Path, model: Model) -> None:
+    broken = Candidate("onnx", "int8")
+    (cache / graph.name.replace("fp32", "int8")).write_bytes(b"no graph")
+    assert choose(model, [broken, ONNX]) == ONNX
     (kept,) = cache.glob("*.json")
-    assert list(json.loads(kept.read_text())) == [str(TORCH)]
+    assert list(json.loads(kept.read_text())) == [str(ONNX)]
 
 
 def test_where_no_way_works_the_reason_is_said(model: Model) -> None:
@@ -125,9 +136,18 @@ def test_where_no_way_works_the_reason_is_said(model: Model) -> None:
 def test_a_model_that_cannot_be_exported_says_why(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "no-such-type"}')
-    with pytest.raises(EmbedderError, match=r"cannot be made an ONNX graph: .*no-such-type"):
-        onnx_model.onnx_file(Model(tmp_path / "model", "0" * 64), "fp32")
-    assert not list(cache.glob("*")), "nothing half-made stays"
+    with pytest.raises(ValueError, match="no-such-type"):
+        onnx_model.onnx_file(Model(tmp_path / "model", "0" * 64), "fp32", here=True)
+    assert not list(cache.glob("0000*")), "nothing half-made stays"
+
+
+def test_what_goes_wrong_in_another_process_is_said_in_this_one(cache: Path, graph: Path, model: Model) -> None:
+    (cache / graph.name).unlink()
+    (cache / graph.name).write_bytes(b"no graph")
+    with pytest.raises(EmbedderError, match=r"cannot be made an ONNX graph: .*(protobuf|parsing)") as refused:
+        onnx_model.onnx_file(model, "int8")
+    assert str(model.folder) in str(refused.value)
+    assert len(list(cache.glob("*"))) == 1, "nothing half-made stays"
 
 
 def test_a_graph_that_gives_other_vectors_is_refused(

@@ -75,7 +75,8 @@ def test_what_the_template_calls_a_default_is_one() -> None:
         for line in template.splitlines()
         if not re.match(
             r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split|reranker|floor)\b)"
-            r"|# batch_tokens",
+            r"|# (batch_tokens|requests_per_minute = 3000|tokens_per_minute|tokenizer|dimensions|max_tokens = 512)\b"
+            r"|# api_key_block = \"embedder",
             line,
         )
     )

@@ -18,8 +18,18 @@ from nightloom.corpus import Corpus
 from nightloom.documents import DocumentRef, Listing, Quarantined
 from nightloom.embedding import Embedder
 from nightloom.engines import NO_ACCESS, Access
-from nightloom.errors import DocumentError, Held, IndexRefused, NightFailed, NightloomError, Outcome
-from nightloom.evaluation import Judged, judge
+from nightloom.errors import (
+    DocumentError,
+    EmbeddingError,
+    EndpointRefused,
+    EndpointUnavailable,
+    Held,
+    IndexRefused,
+    NightFailed,
+    NightloomError,
+    Outcome,
+)
+from nightloom.evaluation import Judged, Scores, judge
 from nightloom.fingerprint import fingerprint
 from nightloom.gate import (
     below_floor,
@@ -492,15 +502,25 @@ class Night:
         generation = self.target or self._live()
         contents, live = self.index.contents, self.live
         trial.scores = await ask_golden(contents, generation.name, self.embedder, judged, self._concurrency)
-        if live and live.name != generation.name:
-            embedder = self.embedder if live.fingerprint == self.fingerprint else self._embedder_of(live)
-            if embedder:
-                before = await ask_golden(contents, live.name, embedder, judged, self._concurrency)
-                trial.differences = compare(trial.scores, before)
-                trial.losers = losers(trial.scores, before, str(golden.metrics[0]))
+        if live and live.name != generation.name and (before := await self._ask_live(live, judged)):
+            trial.differences = compare(trial.scores, before)
+            trial.losers = losers(trial.scores, before, str(golden.metrics[0]))
         if live and not trial.differences and live.evaluation == golden.content:
             trial.differences = compare_means(trial.scores, dict(live.scores))
         await self.index.set_scores(generation.name, golden.content, trial.scores.means)
+
+    async def _ask_live(self, live: Generation, judged: Judged) -> Scores | None:
+        """What the live generation finds; None where the embedder that made it is not to be had any more."""
+        embedder = self.embedder if live.fingerprint == self.fingerprint else self._embedder_of(live)
+        if embedder is None:
+            return None
+        try:
+            return await ask_golden(self.index.contents, live.name, embedder, judged, self._concurrency)
+        except (EmbeddingError, EndpointRefused, EndpointUnavailable) as error:
+            if embedder is self.embedder:
+                raise
+            self.warnings.append(f"{live.name} could not be asked with its own embedder: {error}")
+            return None
 
     def _embedder_of(self, live: Generation) -> Embedder | None:
         """What the live generation's questions are embedded with; None where that model cannot be had any more."""

@@ -199,7 +199,7 @@ class QuarantineEntry(ReportPart):
 class EmbedderWork(ReportPart):
     """What embedding took."""
 
-    backend: str = Field(description="What ran the model: library, precision, device.")
+    backend: str = Field(description="What ran the model: library, precision, device; or its endpoint.")
     texts: int = Field(description="Texts of nodes.")
     busy_seconds: float = Field(description="Time with a batch under way.")
     idle_share: float = Field(description="Of the time from the first batch to the last: 0 to 1.")

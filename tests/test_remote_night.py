@@ -15,13 +15,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.check import checks
 from nightloom import endpoints
 from nightloom.corpus import EmbedderSettings
-from nightloom.errors import EndpointRefused, NightFailed
+from nightloom.errors import EndpointRefused, EndpointUnavailable, NightFailed
 from nightloom.secrets import EMBEDDER_KEY
 from tasks.pace import limit_name, shared_pace
 from tests.builders import MODEL as ON_DISK
 from tests.builders import console
 from tests.nights import ON_LITE, QUERIES, TEXTS, Home, night
-from tests.openai_server import MODEL, OpenAIServer, embeds, fails, serving
+from tests.openai_server import MODEL, Answer, Asked, OpenAIServer, embeds, fails, serving
 
 QUESTION = "yeast ferments sugars"
 KEY = "sk-very-secret-0123456789"
@@ -109,6 +109,42 @@ async def test_what_is_no_embedding_ends_the_night_and_is_no_row(
     assert KEY not in caplog.text
     server.script = [embeds(vector_of)]
     assert (await night(home))["outcome"] == "promoted"
+
+
+@ON_LITE
+@pytest.mark.usefixtures("prefect_api")
+async def test_another_model_is_compared_with_the_one_before_as_far_as_that_still_answers(
+    home: Home, server: OpenAIServer
+) -> None:
+    def choose(asked: Asked) -> Answer:
+        return fails(404, "no such model") if asked.body["model"] in gone else embeds(vector_of)
+
+    gone: set[str] = set()
+    server.choose = choose
+    configure(home, server)
+    await night(home)
+    for model in ("second", "third"):
+        configure(home, server)
+        home.file.write_text(home.file.read_text().replace(MODEL, model))
+        if model == "third":
+            gone.add("second")
+        report = await night(home)
+        assert (report["outcome"], report["nodes"]["embedded"]) == ("promoted", report["nodes"]["total"])
+        lost = [warning for warning in report["warnings"] if "could not be asked with its own embedder" in warning]
+        assert [("no such model" in warning) for warning in lost] == [True] * (model == "third")
+        assert report["comparison"][0]["paired"] == (model == "second")
+
+
+@ON_LITE
+@pytest.mark.usefixtures("prefect_api")
+async def test_an_endpoint_that_wants_to_be_left_alone_for_long_is_and_its_shard_is_not_tried_again(
+    home: Home, server: OpenAIServer
+) -> None:
+    configure(home, server)
+    server.script = [fails(429, Retry_After="3600")]
+    with pytest.raises(EndpointUnavailable, match="left alone for 3600 s"):
+        await night(home)
+    assert len(server.asked) == 1
 
 
 # --- the pace

@@ -214,7 +214,7 @@ async def test_an_untrained_embedder_is_held_against_what_the_trained_one_finds(
 async def test_where_the_live_embedder_is_gone_its_scores_still_count(home: Home, untrained: Path) -> None:
     configure(home, ON_TORCH, model=str(untrained))
     with pytest.MonkeyPatch.context() as gone:
-        gone.setattr("nightloom.night.described", lambda _: None)
+        gone.setattr(Embedder, "other", lambda *_: None)
         assert re.search(r"nDCG@10 .* below the live generation's .* \(not paired\)", await held(home))
 
 

@@ -95,11 +95,11 @@ def choose(model: Model, ways: Sequence[Candidate]) -> Candidate:
         return ways[0]
     file = CACHE / f"{model.weights[:32]}-{_machine()}-{ways[0].precision}.json"
     rates = _read_rates(file)
-    if not rates:
-        rates = measured_elsewhere(model, ways)
+    if not {str(way) for way in ways} <= rates.keys():  # nothing is kept yet, or there is a GPU now
+        rates = dict.fromkeys(map(str, ways), 0.0) | dict(measured_elsewhere(model, ways))
         CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.write_text(json.dumps(rates), encoding="utf-8")
-    return max(ways, key=lambda way: rates.get(str(way), 0.0) * (1 if way.backend == "onnx" else TORCH_WORTH))
+    return max(ways, key=lambda way: rates[str(way)] * (1 if way.backend == "onnx" else TORCH_WORTH))
 
 
 def measured_elsewhere(model: Model, ways: Sequence[Candidate]) -> Mapping[str, float]:

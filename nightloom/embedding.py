@@ -59,10 +59,7 @@ class Embedder:
         try:
             kept = json.loads(description)
             settings = EmbedderSettings.model_validate(kept["settings"])
-            if settings.is_remote and (settings.base_url, settings.backend) != (
-                self.settings.base_url,
-                self.settings.backend,
-            ):
+            if settings.is_remote and not (self.settings.is_remote and settings.base_url == self.settings.base_url):
                 return None
             embedder = Embedder(settings, self._access)
             return embedder if embedder.identity == kept["identity"] else None

@@ -117,12 +117,26 @@ def test_the_fastest_way_is_measured_once_and_kept(cache: Path, model: Model, mo
     assert len(asked) == 2
 
 
+def test_a_way_that_was_not_there_before_is_measured(
+    cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {str(ONNX): 20.0, str(TORCH): 10.0}
+    monkeypatch.setattr(backends, "measured_elsewhere", lambda *_arguments: rates)
+    assert choose(model, [ONNX, TORCH]) == ONNX
+    rates[str(on_gpu := Candidate("torch", "fp32", "cuda"))] = 900.0
+    assert choose(model, [on_gpu, ONNX, TORCH]) == on_gpu
+    assert choose(model, [ONNX, TORCH]) == ONNX
+    assert len(list(cache.glob("*.json"))) == 1
+
+
 def test_a_way_that_does_not_work_is_not_chosen(cache: Path, graph: Path, model: Model) -> None:
     broken = Candidate("onnx", "int8")
     (cache / graph.name.replace("fp32", "int8")).write_bytes(b"no graph")
     assert choose(model, [broken, ONNX]) == ONNX
     (kept,) = cache.glob("*.json")
-    assert list(json.loads(kept.read_text())) == [str(ONNX)]
+    rates = json.loads(kept.read_text())
+    assert rates.pop(str(broken)) == 0
+    assert list(rates) == [str(ONNX)]
 
 
 def test_where_no_way_works_the_reason_is_said(model: Model) -> None:

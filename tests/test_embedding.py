@@ -11,6 +11,7 @@ from nightloom.corpus import EmbedderSettings, load_corpus
 from nightloom.embedding import Embedder
 from nightloom.errors import EmbedderError, EmbeddingError, InputError
 from nightloom.fingerprint import fingerprint
+from nightloom.local_model import LocalModel
 from nightloom.models import find_model
 from nightloom.vectors import checked, unusable
 from tests.builders import MODEL, write_tree
@@ -130,6 +131,16 @@ def test_the_identity_is_the_same_wherever_the_model_lies(tmp_path: Path) -> Non
 )
 def test_any_changed_file_of_the_model_is_another_identity(tmp_path: Path, change: dict[str, bytes | str]) -> None:
     assert made(tmp_path / "one", FILES).identity != made(tmp_path / "other", FILES | change).identity
+
+
+def test_what_is_made_of_a_model_is_known_by_its_files_alone(tmp_path: Path) -> None:
+    def weights(name: str, files: dict[str, bytes | str], text_prefix: str = "") -> str:
+        engine = made(tmp_path / name, files, text_prefix).engine
+        assert isinstance(engine, LocalModel)
+        return engine.model.weights
+
+    assert weights("one", FILES) == weights("same", FILES, "passage: ")
+    assert weights("one", FILES) != weights("other", FILES | {"model.safetensors": b"others"})
 
 
 def test_the_fingerprint_follows_what_makes_embeddings_comparable(embedder: Embedder) -> None:

@@ -685,7 +685,11 @@ class GateSettings(Section):
         50, ge=0, le=1000, title="Probes", description="Sentences of the corpus that must find their documents."
     )
     probe_recall: float = Field(
-        0.9, ge=0, le=1, title="Recall of probes", description="Share of the probes that must find their document."
+        0.9,
+        ge=0,
+        le=1,
+        title="Recall of probes",
+        description="Share of the probes that must find their document; what may miss is rounded up, to half at most.",
     )
 
     def floors(self, metrics: Iterable[str]) -> dict[str, float]:

@@ -54,10 +54,13 @@ class Embedder:
     def other(self, description: str) -> "Embedder | None":
         """The embedder that a generation was made with; None where its model cannot be had any more, or has changed.
 
+        It is this one itself where that gives the same vectors.
         An endpoint at another address than this embedder's is not asked: its key is not known here.
         """
         try:
             kept = json.loads(description)
+            if kept["identity"] == self.identity:
+                return self
             settings = EmbedderSettings.model_validate(kept["settings"])
             if settings.is_remote and not (self.settings.is_remote and settings.base_url == self.settings.base_url):
                 return None

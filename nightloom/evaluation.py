@@ -46,6 +46,12 @@ class Judged:
     set_aside: tuple[str, ...]
     names: Mapping[str, str]
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """Of the queries that are to be asked, by their ids."""
+        aside = set(self.set_aside)
+        return {key: text for key, text in self.golden.texts.items() if key not in aside}
+
 
 def judge(golden: GoldenQueries, items: Iterable[tuple[str, str]], *, gone_is_error: bool) -> Judged:
     """Find the documents that the judgements name.

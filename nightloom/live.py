@@ -22,7 +22,7 @@ from nightloom.index import Index, open_index
 from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.sources import document_names
-from nightloom.trial import ask_golden
+from nightloom.trial import ask_golden, questions_of
 
 MAX_QUESTION_BYTES = 20_000
 
@@ -128,7 +128,8 @@ async def evaluate_live(
         items = {(head.uri, head.item) for head in heads.values()} | await asyncio.to_thread(_listed_now, corpus)
         # Judgements that a night has accepted may name documents that have left since.
         judged = judge(golden, items, gone_is_error=golden.content != live.evaluation)
-        return judged, await ask_golden(index.contents, live.name, embedder, judged, settings.concurrency)
+        questions = await questions_of(embedder, judged.texts)
+        return judged, await ask_golden(index.contents, live.name, questions, judged, settings.concurrency)
 
 
 async def status(corpus: Corpus, token: SecretStr | None) -> Status:

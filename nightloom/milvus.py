@@ -131,12 +131,13 @@ class Connection:
             self._loaded.add(collection)
 
     def _load(self, collection: str) -> None:
-        # A process that was killed while it created an index may have left the collection without it.
+        # A new collection has no index yet, nor has one whose process was killed before it had made them.
         present = self.client.list_indexes(collection)
         wanted = {"embedding", SPARSE} & self._field_names(collection)
         if missing := wanted - set(present):
             indexes = self._indexes(missing, VectorIndex("FLAT"))
-            self.client.create_index(collection, indexes, timeout=self.timeout_seconds)
+            # To wait for them, the client would sleep half a second for each, however few rows there are.
+            self.client.create_index(collection, indexes, timeout=self.timeout_seconds, sync=False)
         self.client.load_collection(collection, timeout=LOAD_SECONDS)
 
     def _indexes(self, fields: Collection[str], vectors: VectorIndex) -> "IndexParams":
@@ -411,6 +412,7 @@ class Connection:
             hybrid: Whether its rows hold keywords, which Milvus indexes for BM25.
         """
         await self.call(lambda: self._create(collection, dim, properties, hybrid=hybrid))
+        await self.load(collection)
 
     def _create(self, collection: str, dim: int, properties: Mapping[str, str], *, hybrid: bool) -> None:
         client = self.client
@@ -439,7 +441,6 @@ class Connection:
         client.create_collection(
             collection,
             schema=schema,
-            index_params=self._indexes({"embedding", SPARSE} if hybrid else {"embedding"}, VectorIndex("FLAT")),
             consistency_level="Bounded",
             properties=dict(properties),
             timeout=self.timeout_seconds,

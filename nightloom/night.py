@@ -1,7 +1,6 @@
 """One night: what it works with, what it has done so far, and the steps that it goes through."""
 
 import asyncio
-import json
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -14,7 +13,7 @@ from pydantic import SecretStr
 
 from nightloom.audit import Audit, named
 from nightloom.comparison import compare, compare_means, losers
-from nightloom.corpus import Corpus
+from nightloom.corpus import Corpus, EvaluationSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined
 from nightloom.embedding import Embedder
 from nightloom.engines import NO_ACCESS, Access
@@ -29,7 +28,7 @@ from nightloom.errors import (
     NightloomError,
     Outcome,
 )
-from nightloom.evaluation import Judged, Scores, judge
+from nightloom.evaluation import Judged, judge
 from nightloom.fingerprint import fingerprint
 from nightloom.gate import (
     below_floor,
@@ -64,7 +63,7 @@ from nightloom.report import (
 from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.splitting import Node, Splitter
-from nightloom.trial import Prober, Trial, Witness, ask_golden
+from nightloom.trial import Prober, Trial, Witness, ask_golden, questions_of
 from nightloom.vectors import Tokens, Vectors, unusable
 
 PROBES_AT_ONCE = 8
@@ -154,6 +153,7 @@ class Night:
         self.notes: Counter[str] = Counter()
         self.nodes = NodeCounts()
         self.truncated_tokens = 0
+        self._asked: dict[str, Question] = {}
         self._reused = 0
         self._creating = asyncio.Lock()
         self._claimed = self._resumed = self._promoted = False
@@ -501,32 +501,32 @@ class Night:
     async def _ask_golden(self, trial: Trial, golden: GoldenQueries, judged: Judged) -> None:
         generation = self.target or self._live()
         contents, live = self.index.contents, self.live
-        trial.scores = await ask_golden(contents, generation.name, self.embedder, judged, self._concurrency)
-        if live and live.name != generation.name and (before := await self._ask_live(live, judged)):
+        questions = await self._questions(judged.texts)
+        trial.scores = await ask_golden(contents, generation.name, questions, judged, self._concurrency)
+        if live and live.name != generation.name and (known := await self._questions_to(live, questions)):
+            before = await ask_golden(contents, live.name, known, judged, self._concurrency)
             trial.differences = compare(trial.scores, before)
             trial.losers = losers(trial.scores, before, str(golden.metrics[0]))
         if live and not trial.differences and live.evaluation == golden.content:
             trial.differences = compare_means(trial.scores, dict(live.scores))
         await self.index.set_scores(generation.name, golden.content, trial.scores.means)
 
-    async def _ask_live(self, live: Generation, judged: Judged) -> Scores | None:
-        """What the live generation finds; None where the embedder that made it is not to be had any more."""
-        embedder = self.embedder if live.fingerprint == self.fingerprint else self._embedder_of(live)
-        if embedder is None:
-            return None
-        try:
-            return await ask_golden(self.index.contents, live.name, embedder, judged, self._concurrency)
-        except (EmbeddingError, EndpointRefused, EndpointUnavailable) as error:
-            if embedder is self.embedder:
-                raise
-            self.warnings.append(f"{live.name} could not be asked with its own embedder: {error}")
-            return None
+    async def _questions(self, texts: Mapping[str, str]) -> dict[str, Question]:
+        """Golden queries by their ids; each is embedded once a night."""
+        new = {key: text for key, text in texts.items() if key not in self._asked}
+        self._asked |= await questions_of(self.embedder, new)
+        return {key: self._asked[key] for key in texts}
 
-    def _embedder_of(self, live: Generation) -> Embedder | None:
-        """What the live generation's questions are embedded with; None where that model cannot be had any more."""
-        if json.loads(live.embedder or "{}").get("identity") == self.embedder.identity:
-            return self.embedder
-        return self.embedder.other(live.embedder)
+    async def _questions_to(self, live: Generation, questions: dict[str, Question]) -> dict[str, Question]:
+        """Questions as the live generation's own embedder embeds them; none where it cannot be had any more."""
+        embedder = self.embedder.other(live.embedder)
+        if embedder is None or embedder is self.embedder:
+            return questions if embedder else {}
+        try:
+            return await questions_of(embedder, {key: question.text for key, question in questions.items()})
+        except (EmbeddingError, EndpointRefused, EndpointUnavailable) as error:
+            self.warnings.append(f"{live.name} could not be asked with its own embedder: {error}")
+            return {}
 
     @property
     def _concurrency(self) -> int:
@@ -566,13 +566,22 @@ class Night:
         if trial.probes:
             failures += [*lost_probes(trial.probes, gate), *lost_text(trial.probes, gate)]
         if trial.scores and self.golden and settings:
-            names = dict(zip(settings.metrics, map(str, self.golden.metrics), strict=True))
-            floors = {names[metric]: floor for metric, floor in gate.floors(names).items()}
-            tolerances = {names[metric]: tolerance for metric, tolerance in gate.tolerances(names).items()}
+            floors, tolerances = self._demands(self.golden, settings)
             if trial.scores.rankings:
                 failures += below_floor(trial.scores.means, floors)
             failures += worse_than_live(trial.differences, tolerances, trial.losers)
         return failures
+
+    def _demands(
+        self, golden: GoldenQueries, settings: EvaluationSettings
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Floors and tolerances, by the names that the scores have."""
+        names = dict(zip(settings.metrics, map(str, golden.metrics), strict=True))
+        gate = self.corpus.gate
+        return (
+            {names[metric]: floor for metric, floor in gate.floors(names).items()},
+            {names[metric]: tolerance for metric, tolerance in gate.tolerances(names).items()},
+        )
 
     @property
     def wanted_answers(self) -> Mapping[str, Reference]:
@@ -596,10 +605,7 @@ class Night:
         if self.corpus.answers is None:
             raise NightFailed("there is no model to ask")
         wanted, generation = self.wanted_answers, self.target or self._live()
-        vectors = await self.embedder.embed_queries([reference.question for reference in wanted.values()])
-        questions = {
-            query: Question(wanted[query].question, vector) for query, vector in zip(wanted, vectors, strict=True)
-        }
+        questions = await self._questions({query: reference.question for query, reference in wanted.items()})
 
         async def passages(query: str) -> list[Hit]:
             return await self.index.contents.search(generation.name, questions[query], self.corpus.retrieval.top_k)
@@ -745,17 +751,12 @@ class Night:
         scores, settings = self.trial.scores, self.corpus.evaluation
         if scores is None or settings is None or self.golden is None:
             return []
-        names = {str(metric): name for name, metric in zip(settings.metrics, self.golden.metrics, strict=True)}
-        floors = self.corpus.gate.floors(settings.metrics)
-        tolerances = self.corpus.gate.tolerances(settings.metrics)
+        floors, tolerances = self._demands(self.golden, settings)
         differences = {difference.metric: difference for difference in self.trial.differences}
         return [
-            MetricEntry.of(metric, mean, differences.get(metric), floors.get(names[metric]), tolerances[names[metric]])
+            MetricEntry.of(metric, mean, differences.get(metric), floors.get(metric), tolerances[metric])
             for metric, mean in scores.means.items()
         ]
-
-    def _text_of(self, query: str) -> str:
-        return self.golden.texts[query] if self.golden else ""
 
     def _vector_counts(self) -> VectorCounts | None:
         trial = self.trial

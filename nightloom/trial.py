@@ -73,13 +73,19 @@ class Witness:
 
 
 async def ask_golden(
-    contents: Contents, collection: str, embedder: Embedder, judged: Judged, concurrency: int
+    contents: Contents, collection: str, questions: Mapping[str, Question], judged: Judged, concurrency: int
 ) -> Scores:
-    """Ask golden queries of a generation and score the answers."""
-    keys = [key for key in judged.golden.texts if key not in judged.set_aside]
-    questions = await ask_embedder(embedder, [judged.golden.texts[key] for key in keys])
+    """Ask golden queries of a generation and score the answers.
+
+    Args:
+        contents: What asks.
+        collection: The generation.
+        questions: By query id, those that `judged` asks.
+        judged: The golden queries.
+        concurrency: Requests in flight.
+    """
     rankings = await ask_all(
-        dict(zip(keys, questions, strict=True)),
+        questions,
         lambda some, limit: contents.rank(collection, some, limit),
         judged.golden.depth,
         concurrency,
@@ -87,10 +93,10 @@ async def ask_golden(
     return score(judged, rankings)
 
 
-async def ask_embedder(embedder: Embedder, texts: Sequence[str]) -> list[Question]:
-    """Questions of texts."""
-    vectors = await embedder.embed_queries(list(texts)) if texts else np.empty((0, 0), dtype=np.float32)
-    return [Question(text, vector) for text, vector in zip(texts, vectors, strict=True)]
+async def questions_of(embedder: Embedder, texts: Mapping[str, str]) -> dict[str, Question]:
+    """Texts as questions, under the same keys."""
+    vectors = await embedder.embed_queries(list(texts.values())) if texts else ()
+    return {key: Question(text, vector) for (key, text), vector in zip(texts.items(), vectors, strict=True)}
 
 
 class Prober:
@@ -185,22 +191,22 @@ class Prober:
 
     async def _ask(self, collection: str, probes: Sequence[Probe], depth: int, concurrency: int) -> tuple[Probe, ...]:
         """The probes that do not find their documents."""
-        questions = await ask_embedder(self._embedder, [probe.sentence for probe in probes])
+        questions = await questions_of(self._embedder, {probe.sentence: probe.sentence for probe in probes})
         rankings = await ask_all(
-            {str(at): question for at, question in enumerate(questions)},
+            questions,
             lambda some, limit: self._contents.rank(collection, some, limit),
             depth,
             concurrency,
         )
-        self._asked = questions
+        self._asked = list(questions.values())
         missed = []
-        for at, (probe, question) in enumerate(zip(probes, questions, strict=True)):
-            found = {uri for uri, _ in rankings[str(at)]}
-            if probe.uri not in found and not await self._said_by(collection, found, probe, question):
+        for probe in probes:
+            found = {uri for uri, _ in rankings[probe.sentence]}
+            if probe.uri not in found and not await self._said_by(collection, found, questions[probe.sentence]):
                 missed.append(probe)
         return tuple(missed)
 
-    async def _said_by(self, collection: str, uris: set[str], probe: Probe, question: Question) -> bool:
+    async def _said_by(self, collection: str, uris: set[str], question: Question) -> bool:
         """Whether one of the documents that were found has the very sentence: boilerplate is in many."""
         hits = await self._contents.search(collection, question, NODES_LOOKED_AT)
-        return any(hit.uri in uris and holds(hit.text, probe.sentence) for hit in hits)
+        return any(hit.uri in uris and holds(hit.text, question.text) for hit in hits)

@@ -12,7 +12,7 @@ from nightloom.comparison import Difference, compare, compare_means, losers
 from nightloom.corpus import GateSettings
 from nightloom.documents import DocumentRef
 from nightloom.evaluation import Scores
-from nightloom.gate import below_floor, lost_probes, lost_text, worse_than_live, wrong_vectors
+from nightloom.gate import below_floor, lost_probes, lost_text, may_miss, worse_than_live, wrong_vectors
 from nightloom.probes import (
     DEPTH,
     Probe,
@@ -153,6 +153,18 @@ def test_recall_is_the_share_that_was_found() -> None:
     assert "2 of 10 probes" in says
     assert "recall 0.80, and gate.probe_recall = 0.9" in says
     assert "uri of it" in says
+
+
+@pytest.mark.parametrize(
+    ("asked", "recall", "allowed"),
+    [(1, 0.9, 0), (2, 0.9, 1), (7, 0.9, 1), (10, 0.9, 1), (11, 0.9, 2), (100, 0.9, 10), (50, 1, 0), (10, 0, 10)],
+)
+def test_what_may_miss_is_rounded_up_to_half_at_most(asked: int, recall: float, allowed: int) -> None:
+    assert may_miss(asked, recall) == allowed
+    settings, missed = GateSettings(probe_recall=recall), Probe("s", "d", "u")
+    assert [*lost_probes(ProbeScores(asked, 10, (missed,) * allowed), settings)] == []
+    if allowed < asked:
+        assert [*lost_probes(ProbeScores(asked, 10, (missed,) * (allowed + 1)), settings)] != []
 
 
 def test_text_that_is_lost_is_named_and_what_ends_within_a_word_is_not() -> None:

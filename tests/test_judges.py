@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.blocks.system import Secret
 
-from nightloom import llm
+from nightloom import endpoints
 from nightloom.corpus import AnswersSettings, EvaluationSettings, load_corpus
 from nightloom.errors import CorpusFileError, IndexUnavailable
 from nightloom.golden import Reference, load_golden
@@ -42,7 +42,7 @@ def server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture(autouse=True)
 def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(endpoints, "PAUSE_SECONDS", 0.01)
 
 
 def kind(asked: Asked) -> str:

@@ -342,6 +342,8 @@ def test_a_generation_opens_its_own_embedder_again_at_the_same_address_only(serv
     assert KEY not in tonight.description
     elsewhere = Embedder(settings("http://127.0.0.1:1/v1")).description
     assert tonight.other(elsewhere) is None
+    moved = embedder_of(server)
+    assert moved.other(elsewhere) is moved
     assert Embedder(EmbedderSettings(model=ON_DISK)).other(elsewhere) is None
     assert tonight.other(Embedder(EmbedderSettings(model=ON_DISK)).description) is not None
 

@@ -193,7 +193,7 @@ class RemoteModel:
                 vectors = np.array([found[at] for at in range(wanted)], dtype=np.float32)
         except (ValueError, TypeError, OverflowError):
             raise EmbeddingError(self._contact.says("gave embeddings that are no vectors of one length")) from None
-        if vectors.ndim != 2 or not np.isfinite(vectors).all():  # noqa: PLR2004  rows and columns
+        if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():  # noqa: PLR2004  rows and columns
             raise EmbeddingError(self._contact.says("gave embeddings that are no vectors of finite numbers"))
         self._dimensions = self._dimensions or vectors.shape[1]
         if vectors.shape[1] != self._dimensions:

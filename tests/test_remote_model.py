@@ -175,6 +175,7 @@ WRONG: dict[str, tuple[Callable[[Entries], Any], str]] = {
     "too large": (with_one(lambda vector: [1e39, *vector[1:]]), "no vectors of finite numbers"),
     "null": (with_one(lambda vector: [None, *vector[1:]]), "no vectors of"),
     "no vector": (with_one(lambda _vector: None), "no vectors of"),
+    "of no length": (lambda data: [one | {"embedding": []} for one in data], "no vectors of finite numbers"),
     "deeper": (lambda data: [one | {"embedding": [[1.0]]} for one in data], "no vectors of finite numbers"),
 }
 

@@ -46,7 +46,7 @@ async def measure(uri: str, rows: int, queries: int, runs: int) -> tuple[list[fl
     async with open_index(MilvusSettings(uri=uri), f"ask_{os.getpid()}") as index:
         generation, versions = await fill(index, rows)
         await index.contents.verify(generation.name, versions)  # the strong read, after which all see every row
-        await index.contents.flush(generation.name)
+        await index.connection.flush(generation.name)
 
         async def search(some: Sequence[Question], limit: int) -> list[Ranking]:
             return await index.contents.rank(generation.name, some, limit)

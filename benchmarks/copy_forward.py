@@ -36,26 +36,26 @@ BATCH_DOCUMENTS = 400
 FINGERPRINT = "0" * 64
 
 
-def documents(first: int, count: int) -> list[Node]:
-    """The nodes of some documents."""
+def documents(first: int, count: int, words: int = WORDS) -> list[Node]:
+    """The nodes of some documents, of so many words each."""
     nodes = []
     for at in range(first, first + count):
         ref = DocumentRef(f"docs/{at}.txt", f"{at}.txt", "docs", str(at), None, 0)
         document = Document(ref, "", "")
-        text = " ".join(f"word{at}" for _ in range(WORDS))
+        text = " ".join(f"word{at}" for _ in range(words))
         version = version_of(str(at), FINGERPRINT)
         nodes += [Node(node_id(ref.id, at), document, version, at, NODES, text, Place(0)) for at in range(NODES)]
     return nodes
 
 
-async def fill(index: Index, rows: int) -> tuple[Generation, dict[str, str]]:
+async def fill(index: Index, rows: int, dim: int = DIM, words: int = WORDS) -> tuple[Generation, dict[str, str]]:
     """A generation of so many rows, and the version of every document in it by id."""
-    source = await index.create(FINGERPRINT, DIM, [], datetime.now(UTC))
+    source = await index.create(FINGERPRINT, dim, await index.generations(), datetime.now(UTC))
     rng = np.random.default_rng(0)
     versions: dict[str, str] = {}
     for first in range(0, rows // NODES, BATCH_DOCUMENTS):
-        nodes = documents(first, min(BATCH_DOCUMENTS, rows // NODES - first))
-        vectors = rng.normal(size=(len(nodes), DIM)).astype(np.float32)
+        nodes = documents(first, min(BATCH_DOCUMENTS, rows // NODES - first), words)
+        vectors = rng.normal(size=(len(nodes), dim)).astype(np.float32)
         await index.contents.upsert(source.name, nodes, vectors)
         versions |= {node.document.ref.id: node.version for node in nodes}
     return source, versions

@@ -1,11 +1,23 @@
-"""What the benchmarks share: arms measured in turns, medians with their spread, and tables as Markdown."""
+"""What the benchmarks share: arms measured in turns, processes of their own, medians with their spread, tables."""
 
+import resource
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pygal  # type: ignore[import-untyped]
+
+from nightloom.charts import STYLE, without_scripts
 
 Arm = Callable[[], Awaitable[None]]
+Result = TypeVar("Result")
+
+CHART = {"width": 760, "explicit_size": True, "disable_xml_declaration": True, "js": (), "truncate_label": -1}
 
 RUNS = 5
 """Of every arm, in turns: what disturbs the machine disturbs all of them."""
@@ -57,6 +69,48 @@ async def in_turns(arms: Mapping[str, Arm], runs: int, times: Mapping[str, int] 
             await arm()
             timings[name].parts.append(time.perf_counter() - started)
     return timings
+
+
+def own_process() -> ProcessPoolExecutor:
+    """A process that has imported nothing yet, and stays the same for all that is submitted to it."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def alone(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What a function gives in a process of its own."""
+    with own_process() as process:
+        return process.submit(function, *arguments).result()
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held; its children are not counted."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def bars(title: str, values: Mapping[str, float], file: Path) -> None:
+    """Draw values as bars."""
+    chart = pygal.HorizontalBar(
+        title=title, style=STYLE, show_legend=False, print_values=True, height=60 + 40 * len(values), **CHART
+    )
+    chart.value_formatter = "{:.1f}".format
+    chart.x_labels = list(values)
+    chart.add("", list(values.values()))
+    save(chart, file)
+
+
+def line(title: str, points: Mapping[int, float], file: Path) -> None:
+    """Draw values against a size, as a line."""
+    chart = pygal.XY(title=title, style=STYLE, show_legend=False, height=320, **CHART)
+    chart.x_value_formatter = "{:,.0f}".format
+    chart.value_formatter = "{:,.0f}".format
+    chart.add("", sorted(points.items()))
+    save(chart, file)
+
+
+def save(chart: Any, file: Path) -> None:
+    """Write a chart as a picture without scripts."""
+    chart.add_xml_filter(without_scripts)
+    file.write_text(chart.render(is_unicode=True), encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -11,27 +11,17 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import tempfile
-import time
 from contextlib import ExitStack
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-
+from benchmarks.measuring import alone, peak_megabytes
+from benchmarks.nights import embed_by_hash, timed_night
 from deployments.local_milvus import local_milvus
-from flows.nightly_reindex import nightly_reindex
 from flows.prefect_api import prefect_api
-from nightloom import night as night_module
-from tests.torture.model import HashEmbedder
 
 SIZES = (1_000, 10_000, 100_000)
 MOST_ABOVE = 1.1
-KILOBYTES = 1024
 WORDS = 60
 
 
@@ -50,18 +40,16 @@ def write_corpus(folder: Path, documents: int, uri: str) -> Path:
     return corpus
 
 
-def measure(documents: int, uri: str, sender: Connection) -> None:
-    """A first night over so many documents, and one that finds them all unchanged."""
-    setattr(night_module, "Embedder", HashEmbedder)  # noqa: B010  the one place that makes a night's embedder
+def measure(documents: int, uri: str) -> list[tuple[str, float, float]]:
+    """A first night over so many documents, and one that finds them all unchanged: outcome, seconds, megabytes."""
+    embed_by_hash()
+    found = []
     with tempfile.TemporaryDirectory() as name, prefect_api():
         file = write_corpus(Path(name), documents, uri)
-        seconds, peaks, outcomes = [], [], []
         for _ in range(2):
-            started = time.monotonic()
-            outcomes.append(asyncio.run(nightly_reindex(corpus_file=file))["outcome"])
-            seconds.append(time.monotonic() - started)
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KILOBYTES)
-        sender.send((outcomes, seconds, peaks))
+            seconds, report = asyncio.run(timed_night(file))
+            found.append((report["outcome"], seconds, peak_megabytes()))
+    return found
 
 
 def main() -> int:
@@ -75,13 +63,8 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         uri = arguments.uri or stack.enter_context(local_milvus(folder)).uri
         for documents in arguments.documents:
-            receiver, sender = get_context("spawn").Pipe(duplex=False)
-            process = get_context("spawn").Process(target=measure, args=(documents, uri, sender))
-            process.start()
-            sender.close()
-            outcomes, seconds, peaks = receiver.recv()
-            process.join()
-            good &= outcomes == ["promoted", "unchanged"]
+            outcomes, seconds, peaks = zip(*alone(measure, documents, uri), strict=True)
+            good &= outcomes == ("promoted", "unchanged")
             says = f"first night {seconds[0]:.1f} s, second {seconds[1]:.1f} s ({outcomes[1]})"
             print(
                 f"{documents:7} documents: peak {peaks[0]:.0f} MB, {peaks[1]:.0f} MB after the second; {says}",

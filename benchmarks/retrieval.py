@@ -157,7 +157,7 @@ async def fill(index: Index, collection: Collection) -> str:
     made = await index.create("0" * 64, collection.vectors.shape[1], await index.generations(), datetime.now(UTC))
     await index.contents.upsert(made.name, collection.nodes, collection.vectors)
     await index.connection.count(made.name)
-    await index.contents.flush(made.name)
+    await index.connection.flush(made.name)
     return made.name
 
 

@@ -102,7 +102,7 @@ async def measure_adds(index: Index, work: Workload, runs: int, part: int) -> di
     for _ in range(runs):
         looped, gathered = work.store(), work.store()
         made = await index.create(FINGERPRINT, DIM, await index.generations(), datetime.now(UTC))
-        await index.connection.store(made.name)  # open, as those of the tutorial are
+        await index.connection.load(made.name)  # as those of the tutorial are
 
         async def loop(store: MilvusVectorStore = looped) -> None:
             for node in text_nodes[:done]:
@@ -176,12 +176,12 @@ def cells(what: str, count: int, timings: dict[str, Timing]) -> list[str]:
     return [what, f"{count:,}", *(str(timings[name]) for name in (LOOP, GATHER, OURS)), *ratios]
 
 
-async def measure(uri: str, runs: int, part: int) -> str:
+async def measure(uri: str, counts: Sequence[int], runs: int, part: int) -> str:
     """The table."""
     lines = []
     async with open_index(MilvusSettings(uri=uri), f"tutorial_{os.getpid()}") as index:
         for what, measured in (("adds", measure_adds), ("searches", measure_searches)):
-            for count in COUNTS:
+            for count in counts:
                 timings = await measured(index, Workload(uri, count), runs, part)
                 lines.append(cells(what, count, timings))
                 print(*lines[-1], sep="  ", file=sys.stderr, flush=True)
@@ -192,6 +192,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--round-trip-ms", type=float, default=0)
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--all", action="store_true", help="every synchronous call")
     arguments = parser.parse_args()
@@ -201,7 +202,7 @@ def main() -> None:
         if arguments.round_trip_ms:
             port = stack.enter_context(slow_network(int(uri.rpartition(":")[2]), arguments.round_trip_ms / 1000))
             uri = f"http://127.0.0.1:{port}"
-        print(asyncio.run(measure(uri, arguments.runs, max(COUNTS) if arguments.all else PART)))
+        print(asyncio.run(measure(uri, arguments.counts, arguments.runs, max(COUNTS) if arguments.all else PART)))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ LARGE_DOT = 6
 """Its radius in pixels."""
 SEEN_BY_READERS = frozenset({"promoted", "unchanged"})
 
-# A card of its own colour is read on a dark page and on a light one. The colours differ for the colour-blind, too.
-_STYLE = Style(
+STYLE = Style(
     background="#ffffff",
     plot_background="#ffffff",
     foreground="#333333",
@@ -39,6 +38,7 @@ _STYLE = Style(
     major_label_font_size=12,
     no_data_font_size=14,
 )
+"""A card of its own colour is read on a dark page and on a light one. The colours differ for the colour-blind, too."""
 
 
 def scores_chart(nights: Sequence[NightRecord]) -> str:
@@ -83,7 +83,7 @@ def _last(nights: Sequence[NightRecord]) -> list[NightRecord]:
 def _chart(title: str, nights: Sequence[NightRecord], lines: int) -> Any:
     chart = pygal.Line(
         title=title,
-        style=_STYLE,
+        style=STYLE,
         width=WIDTH,
         height=HEIGHT,
         explicit_size=True,
@@ -106,7 +106,7 @@ def _chart(title: str, nights: Sequence[NightRecord], lines: int) -> Any:
     shape, room = ("%b %d", LABELLED_DAYS) if one_a_day else ("%b %d %H:%M", LABELLED_TIMES)
     chart.x_labels = [day.strftime(shape) for day in days]
     chart.x_labels_major_every = max(1, math.ceil(len(nights) / room))
-    chart.add_xml_filter(_without_scripts)
+    chart.add_xml_filter(without_scripts)
     return chart
 
 
@@ -115,7 +115,7 @@ def _point(night: NightRecord, value: float | None) -> Any:
     return value if night.outcome in SEEN_BY_READERS else {"value": value, "node": {"r": LARGE_DOT}}
 
 
-def _without_scripts(root: Any) -> Any:
+def without_scripts(root: Any) -> Any:
     """The picture without the settings, as script, and the comments that pygal puts into each."""
     for element in list(root.iter()):
         if not isinstance(element.tag, str) or element.tag.endswith("script"):

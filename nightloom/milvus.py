@@ -4,6 +4,7 @@ The only module that imports pymilvus; `nightloom.index` says what is asked of t
 """
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
-import pymilvus.client.entity_helper
+import numpy as np
 from pydantic import SecretStr
 from pymilvus import AnnSearchRequest, DataType, Function, FunctionType, MilvusClient, MilvusException, RRFRanker
 from pymilvus import exceptions as milvus_errors
@@ -21,13 +22,15 @@ from pymilvus.client.constants import BOUNDED_TS
 from pymilvus.client.prepare import Prepare
 from pymilvus.client.types import ConsistencyLevel
 from pymilvus.client.utils import check_status
+from pymilvus.decorators import retry_on_rpc_failure
 from pymilvus.grpc_gen import milvus_pb2
+from pymilvus.grpc_gen.schema_pb2 import FieldData
 
-from nightloom.columns import Columns, column
+from nightloom.columns import Columns, column, in_requests
 from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
-from nightloom.rows import KEYWORDS, READ_ROWS, SPARSE, WRITE_ROWS, Row, checked_node_id
+from nightloom.rows import KEYWORDS, READ_ROWS, REQUEST_BYTES, SPARSE, Row, checked_node_id
 from nightloom.vector_index import VectorIndex, search_parameters
 from nightloom.vectors import Vectors
 
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 MAX_VARCHAR_BYTES = 65_535
+TEXTS = {"doc_id": 64, "text": MAX_VARCHAR_BYTES, "document_id": 64, "version": 64, "uri": MAX_VARCHAR_BYTES}
+"""Fields of text that every generation has beside the primary key, and how many bytes each takes."""
+NUMBERS = ("position", "total")
 BM25_SINCE = (2, 5)
 """The first version of the server that makes sparse vectors of texts."""
 CONNECT_SECONDS = 5
@@ -60,10 +66,6 @@ _PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
 """Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
 _PERMANENT_WORDS = ("not a number or infinity", "exceeds max length", "exceeds the maximum length")
 """Of messages that come with the code for anything unexpected, which a retry can mend at other times."""
-
-# It compares every character of every text of a row with the longest text there may be: nine tenths of what writing a
-# row costs the client. The server refuses what is too long, and our nodes are not.
-pymilvus.client.entity_helper.CHECK_STR_ARRAY = False
 
 # Its error log repeats, with a traceback, what it raises anyway.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -131,14 +133,17 @@ class Connection:
             self._loaded.add(collection)
 
     def _load(self, collection: str) -> None:
-        # A new collection has no index yet, nor has one whose process was killed before it had made them.
+        self._make_indexes(collection)
+        self.client.load_collection(collection, timeout=LOAD_SECONDS)
+
+    def _make_indexes(self, collection: str) -> None:
+        """Those that are missing: a new collection has none yet, nor has one whose process was killed before that."""
         present = self.client.list_indexes(collection)
         wanted = {"embedding", SPARSE} & self._field_names(collection)
         if missing := wanted - set(present):
             indexes = self._indexes(missing, VectorIndex("FLAT"))
             # To wait for them, the client would sleep half a second for each, however few rows there are.
             self.client.create_index(collection, indexes, timeout=self.timeout_seconds, sync=False)
-        self.client.load_collection(collection, timeout=LOAD_SECONDS)
 
     def _indexes(self, fields: Collection[str], vectors: VectorIndex) -> "IndexParams":
         indexes = self.client.prepare_index_params()
@@ -166,14 +171,16 @@ class Connection:
             self._kinds[collection] = str(found["index_type"])
         return self._kinds[collection]
 
+    async def flush(self, collection: str) -> None:
+        """Seal the rows that were written so far."""
+        await self.call(lambda: self.client.flush(collection, timeout=LOAD_SECONDS))
+
     async def rebuild_index(self, collection: str, vectors: VectorIndex) -> None:
         """Put another index over a collection's vectors; meanwhile nobody can read it."""
         await self.call(lambda: self._rebuild_index(collection, vectors))
 
     def _rebuild_index(self, collection: str, vectors: VectorIndex) -> None:
         self._kinds.pop(collection, None)
-        # Only what is sealed is indexed.
-        self.client.flush(collection, timeout=self.timeout_seconds)
         self.client.release_collection(collection, timeout=self.timeout_seconds)
         self.client.drop_index(collection, "embedding", timeout=self.timeout_seconds)
         indexes = self._indexes({"embedding"}, vectors)
@@ -312,18 +319,24 @@ class Connection:
             after = f' and id > "{checked_node_id(keys[-1])}"'
 
     def write_columns(self, collection: str, columns: Columns) -> int:
-        """Upsert rows that another collection of ours gave, in this thread; returns their count."""
+        """Upsert rows in this thread, and again for as long as one request may take; returns their count."""
         count = len(column(columns, "id"))
         request = milvus_pb2.UpsertRequest(collection_name=collection, fields_data=columns, num_rows=count)
-        check_status(self._stub.Upsert(request, timeout=self.timeout_seconds).status)
+        self._upsert(request, timeout=self.timeout_seconds)
         return count
 
+    @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
+    def _upsert(self, request: milvus_pb2.UpsertRequest, *, timeout: float) -> None:
+        check_status(self._stub.Upsert(request, timeout=timeout).status)
+
     async def upsert(self, collection: str, rows: Sequence[Row]) -> None:
-        """Upsert rows, some to a request."""
-        store = await self.store(collection)
-        async with translated(self.timeout_seconds):
-            for start in range(0, len(rows), WRITE_ROWS):
-                await store.aclient.upsert(collection, list(rows[start : start + WRITE_ROWS]))
+        """Upsert rows, as many to a request as one may hold."""
+        await self.call(lambda: self.upsert_now(collection, rows))
+
+    def upsert_now(self, collection: str, rows: Sequence[Row]) -> None:
+        """The same in this thread."""
+        for request in in_requests(columns_of(rows), REQUEST_BYTES):
+            self.write_columns(collection, request)
 
     @property
     def _stub(self) -> Any:
@@ -403,7 +416,7 @@ class Connection:
             await asyncio.to_thread(_release_lite, self.settings.uri)
 
     async def create(self, collection: str, *, dim: int, properties: Mapping[str, str], hybrid: bool = False) -> None:
-        """Create an empty collection with our fields, loaded.
+        """Create an empty collection with our fields. It takes rows at once; the server gets ready to read them.
 
         Args:
             collection: Its name.
@@ -412,20 +425,16 @@ class Connection:
             hybrid: Whether its rows hold keywords, which Milvus indexes for BM25.
         """
         await self.call(lambda: self._create(collection, dim, properties, hybrid=hybrid))
-        await self.load(collection)
 
     def _create(self, collection: str, dim: int, properties: Mapping[str, str], *, hybrid: bool) -> None:
         client = self.client
         schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
-        schema.add_field("doc_id", DataType.VARCHAR, max_length=64)
-        schema.add_field("text", DataType.VARCHAR, max_length=MAX_VARCHAR_BYTES)
         schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=dim)
-        schema.add_field("document_id", DataType.VARCHAR, max_length=64)
-        schema.add_field("version", DataType.VARCHAR, max_length=64)
-        schema.add_field("position", DataType.INT64)
-        schema.add_field("total", DataType.INT64)
-        schema.add_field("uri", DataType.VARCHAR, max_length=MAX_VARCHAR_BYTES)
+        for name, longest in TEXTS.items():
+            schema.add_field(name, DataType.VARCHAR, max_length=longest)
+        for name in NUMBERS:
+            schema.add_field(name, DataType.INT64)
         if hybrid:
             # They are split at their spaces; "standard" is what every kind of Milvus has.
             analyzer = {"tokenizer": "standard"}
@@ -445,6 +454,34 @@ class Connection:
             properties=dict(properties),
             timeout=self.timeout_seconds,
         )
+        self._make_indexes(collection)
+        client.load_collection(collection, timeout=self.timeout_seconds, _async=True)
+
+
+def columns_of(rows: Sequence[Row]) -> Columns:
+    """Rows as the columns of a request: the fields of the schema, and the rest as the dynamic field.
+
+    The client would take each value of each row through a dozen calls, which takes longer than Milvus itself does.
+
+    Args:
+        rows: One at least, all with the same fields of the schema.
+    """
+    texts = [name for name in ("id", *TEXTS, KEYWORDS) if name in rows[0]]
+    typed = {*texts, *NUMBERS, "embedding"}
+    columns = [FieldData(field_name=name, type=DataType.VARCHAR) for name in texts]
+    for field in columns:
+        field.scalars.string_data.data.extend([row[field.field_name] for row in rows])
+    for name in NUMBERS:
+        columns.append(FieldData(field_name=name, type=DataType.INT64))
+        columns[-1].scalars.long_data.data.extend([row[name] for row in rows])
+    columns.append(FieldData(field_name="embedding", type=DataType.FLOAT_VECTOR))
+    vectors = np.stack([row["embedding"] for row in rows])
+    columns[-1].vectors.dim = vectors.shape[1]
+    columns[-1].vectors.float_vector.data.extend(vectors.ravel().tolist())
+    columns.append(FieldData(field_name="$meta", type=DataType.JSON, is_dynamic=True))
+    rest = [{key: value for key, value in row.items() if key not in typed} for row in rows]
+    columns[-1].scalars.json_data.data.extend([json.dumps(one).encode() for one in rest])
+    return columns
 
 
 @asynccontextmanager

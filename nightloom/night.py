@@ -462,10 +462,9 @@ class Night:
                 f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(uris)}"
             )
         contents = self.index.contents
-        unfit = await contents.fit_index(target.name, self.corpus.index, may_rebuild=not self.in_place)
+        unfit = await contents.seal(target.name, self.corpus.index, may_rebuild=not self.in_place)
         self.warnings += [unfit] if unfit else []
         self.nodes.total = await contents.verify(target.name, self.versions, every_row=self._resumed)
-        await contents.flush(target.name)
         await self.index.set_whole(target.name)
         return self.nodes.total
 

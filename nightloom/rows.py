@@ -26,10 +26,8 @@ SPARSE = "sparse_embedding"
 
 READ_ROWS = 2_000
 """Rows of a batch that is read, and of a request that copies it."""
-WRITE_ROWS = 500
-"""Rows of a request that inserts; each holds at most 60,000 bytes of text and its embedding."""
 REQUEST_BYTES = 16_000_000
-"""Of a request that copies; Milvus takes 64 MB."""
+"""Of a request that writes; Milvus takes 64 MB."""
 FILTER_DOCUMENTS = 100
 """Documents that one filter names."""
 

@@ -18,6 +18,9 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from pymilvus import MilvusException
+from pymilvus.client.utils import check_status
+from pymilvus.decorators import retry_on_rpc_failure
+from pymilvus.grpc_gen import milvus_pb2
 
 from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
 from nightloom import night as night_module
@@ -185,14 +188,14 @@ async def test_inserts_instead_of_upserts_would_leave_rows_twice(
     tmp_path: Path, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test above can fail: this is what it would find."""
-    original = Connection._open_store
 
-    def inserting(self: Connection, collection: str) -> Any:
-        store = original(self, collection)
-        store.aclient.upsert = store.aclient.insert
-        return store
+    def inserting(self: Connection, request: milvus_pb2.UpsertRequest, *, timeout: float) -> None:
+        inserts = milvus_pb2.InsertRequest(
+            collection_name=request.collection_name, fields_data=request.fields_data, num_rows=request.num_rows
+        )
+        check_status(self._stub.Insert(inserts, timeout=timeout).status)
 
-    monkeypatch.setattr(Connection, "_open_store", inserting)
+    monkeypatch.setattr(Connection, "_upsert", retry_on_rpc_failure()(inserting))
     home = home_at(tmp_path, proxy.uri, TEXTS, ONE_BY_ONE)
     proxy.to_lose = 3
     with pytest.raises(IndexInconsistent):

@@ -96,10 +96,10 @@ async def test_a_graph_is_built_over_many_rows_and_finds_what_a_full_scan_does(
     index, name, questions = filled
     contents, connection = index.contents, index.connection
     monkeypatch.setattr(vector_index, "FLAT_ROWS", ROWS)
-    assert "3000 rows should have HNSW" in await contents.fit_index(name, AUTO, may_rebuild=False)
+    assert "3000 rows should have HNSW" in await contents.seal(name, AUTO, may_rebuild=False)
     assert await connection.index_kind(name) == "FLAT"
     assert await contents.measure_index_recall(name, questions) == 1
-    assert await contents.fit_index(name, AUTO, may_rebuild=True) == ""
+    assert await contents.seal(name, AUTO, may_rebuild=True) == ""
     assert await connection.index_kind(name) == "HNSW"
     ranked = await contents.rank(name, questions, 300)
     assert [ranking[0][0] for ranking in ranked] == [f"s/{question.text}" for question in questions]
@@ -114,7 +114,7 @@ async def test_a_graph_is_built_over_many_rows_and_finds_what_a_full_scan_does(
 async def test_an_index_that_misses_rows_is_measured_as_such(filled: tuple[Index, str, list[Question]]) -> None:
     index, name, questions = filled
     narrow = IndexSettings(type="IVF_SQ8", build={"nlist": 128}, search={"nprobe": 1})
-    await index.contents.fit_index(name, narrow, may_rebuild=True)
+    await index.contents.seal(name, narrow, may_rebuild=True)
     assert await index.contents.measure_index_recall(name, questions) > 0.95, "many lists are read"
     index.connection.search_given = narrow.search
     assert 0.05 < await index.contents.measure_index_recall(name, questions) < 0.9

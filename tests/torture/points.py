@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pymilvus import AsyncMilvusClient, MilvusClient
+from pymilvus import MilvusClient
 
 from nightloom.contents import Contents
 from nightloom.index import Index
@@ -66,10 +66,10 @@ BUILDING_POINTS = {
     "generation claimed": Point(Contents, "claim", "after"),
     "before a split": Point(Splitter, "split", "before"),
     "after an embedding": Point(HashEmbedder, "embed_texts", "after"),
-    "nodes sent": Point(AsyncMilvusClient, "upsert", "sent", "nodes"),
-    "nodes acknowledged": Point(AsyncMilvusClient, "upsert", "after", "nodes"),
-    "heads sent": Point(AsyncMilvusClient, "upsert", "sent", "heads"),
-    "heads acknowledged": Point(AsyncMilvusClient, "upsert", "after", "heads"),
+    "nodes sent": Point(Connection, "upsert_now", "sent", "nodes"),
+    "nodes acknowledged": Point(Connection, "upsert_now", "after", "nodes"),
+    "heads sent": Point(Connection, "upsert_now", "sent", "heads"),
+    "heads acknowledged": Point(Connection, "upsert_now", "after", "heads"),
 }
 CLEARING_POINTS = {
     "before rows are deleted": Point(MilvusClient, "delete", "before"),

@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pymilvus import AsyncMilvusClient
 from pymilvus.client.utils import check_status
 from pymilvus.grpc_gen import milvus_pb2
 
@@ -27,7 +26,6 @@ def insert_for_upsert() -> None:
         check_status(connection._stub.Insert(request, timeout=connection.timeout_seconds).status)
         return count
 
-    setattr(AsyncMilvusClient, "upsert", AsyncMilvusClient.insert)  # noqa: B010
     wrap(Connection, "write_columns", lambda _original, args, _kwargs: insert_columns(*args))
 
 

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NoReturn
 
-from pymilvus import AsyncMilvusClient, MilvusClient, MilvusException
+from pymilvus import MilvusClient, MilvusException
 
 from nightloom import night as night_module
 from nightloom.milvus import Connection
 from nightloom.night import Night
 from tests.torture.calls import Due, wrap
 from tests.torture.model import HashEmbedder
-from tests.torture.points import SENT_SECONDS, Call
+from tests.torture.points import Call
 
 INJECTED = 65_535
 """Code of an error that no Milvus gives; to the product it is one that may pass."""
@@ -56,32 +56,26 @@ def lose_acknowledgement(owner: type, method: str, due: Due) -> None:
 def send_twice(due: Due) -> None:
     """The nth insert reaches Milvus twice, as when a connection is cut and the client sends again."""
 
-    async def twice(call: Call) -> Any:
-        await call()
-        return await call()
-
     def change(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return (twice if due() else _once)(partial(original, *args, **kwargs))
+        if due():
+            original(*args, **kwargs)
+        return original(*args, **kwargs)
 
-    wrap(AsyncMilvusClient, "upsert", change)
-
-
-async def _once(call: Call) -> Any:
-    return await call()
+    wrap(Connection, "upsert_now", change)
 
 
 def tear(due: Due) -> None:
     """Of the nth insert only the first half of the rows arrives, and the answer is an error."""
 
-    async def half(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if rows := args[2][: len(args[2]) // 2]:
-            await original(*args[:2], rows, *args[3:], **kwargs)
+    def change(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not due():
+            return original(*args, **kwargs)
+        connection, collection, rows = args
+        if half := rows[: len(rows) // 2]:
+            original(connection, collection, half)
         _cut()
 
-    def change(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return half(original, args, kwargs) if due() else original(*args, **kwargs)
-
-    wrap(AsyncMilvusClient, "upsert", change)
+    wrap(Connection, "upsert_now", change)
 
 
 def release_candidate(due: Due) -> None:
@@ -132,16 +126,16 @@ def cancel(due: Due) -> None:
 
     def change(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if due() and nights:
-            asyncio.get_running_loop().call_later(SENT_SECONDS, nights[0].cancel)
+            nights[0].get_loop().call_soon_threadsafe(nights[0].cancel)
         return original(*args, **kwargs)
 
-    wrap(AsyncMilvusClient, "upsert", change)
+    wrap(Connection, "upsert_now", change)
     wrap(Night, "read_state", lambda original, args, kwargs: remember(partial(original, *args, **kwargs)))
 
 
 WRITING: dict[str, Trouble] = {
-    "insert refused": partial(refuse_before, AsyncMilvusClient, "upsert"),
-    "insert acknowledgement lost": partial(lose_acknowledgement, AsyncMilvusClient, "upsert"),
+    "insert refused": partial(refuse_before, Connection, "upsert_now"),
+    "insert acknowledgement lost": partial(lose_acknowledgement, Connection, "upsert_now"),
     "insert sent twice": send_twice,
     "insert torn": tear,
 }

@@ -1,0 +1,170 @@
+"""Write docs/benchmarks.md: run the benchmarks one after the other, and put what they print on one page.
+
+    make bench    # in a .venv with the extra `bench`; about half an hour
+
+Every section names its command, which can be run alone, over more.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+VERSIONS = (
+    "prefect",
+    "pymilvus",
+    "llama-index-core",
+    "llama-index-vector-stores-milvus",
+    "sentence-transformers",
+    "torch",
+    "onnxruntime",
+    "tokenizers",
+    "langchain-core",
+    "langchain-milvus",
+    "milvus",  # the server
+)
+INTRODUCTION = """# Benchmarks
+
+Made by `make bench`. Seconds are medians of the runs, with the least and the most in brackets; ratios are medians of
+the pairs of one turn, so that what disturbs the machine disturbs both. Where an arm was run over a part of the work,
+the factor that it was counted with stands beside it. Everything runs on one machine: model, Milvus and Prefect share
+its cores.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A benchmark on the page.
+
+    Attributes:
+        says: What is measured, and what to look for.
+        command: Behind `python`.
+        chart: Name of the picture that the benchmark draws; "" for none.
+    """
+
+    title: str
+    says: str
+    command: str
+    chart: str = ""
+
+
+SECTIONS = [
+    Section(
+        "The tutorial's own tables",
+        "Milvus's tutorial adds nodes one by one, and searches one by one: in a loop, and gathered in one event loop."
+        " Beside it the same nodes and searches through what Nightloom inserts and asks with; the same rows are visible"
+        " under strong consistency, and the same nodes found.",
+        "benchmarks/tutorial.py",
+    ),
+    Section(
+        "The same over a network",
+        "As above, with 30 ms put into every round trip to Milvus.",
+        "benchmarks/tutorial.py --round-trip-ms 30 --counts 1000",
+    ),
+    Section(
+        "Whole pipelines",
+        "First builds of the same nodes, with the same model, on the same server. The bare embedder is the limit:"
+        " nothing but the model on the same texts. A night of Nightloom also reads, splits, verifies, probes and"
+        " promotes, which takes a few seconds however small the corpus is.",
+        "benchmarks/pipeline.py",
+        "bench-pipeline.svg",
+    ),
+    Section(
+        "The embedder",
+        "Each way to run the model on this machine.",
+        "benchmarks/embedder.py",
+    ),
+    Section(
+        "Where a first build's time goes",
+        "Samples of the flow's process.",
+        "benchmarks/profile_build.py",
+    ),
+    Section(
+        "The second night",
+        "What the nights after the first cost against the first build.",
+        "benchmarks/second_night.py",
+    ),
+    Section(
+        "Memory",
+        "The most memory that the flow's process holds.",
+        "benchmarks/memory.py --documents 1000 10000",
+    ),
+    Section(
+        "Scale",
+        "A generation copied forward, verified and promoted.",
+        "benchmarks/scale.py",
+        "bench-scale.svg",
+    ),
+]
+
+
+def machine() -> str:
+    """Processor, memory and system."""
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists() and (found := re.search(r"model name\s*: (.+)", information.read_text(encoding="utf-8"))):
+        processor = found[1]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{processor}, {os.cpu_count()} cores, {memory:.0f} GB; {platform.system()}, Python {platform.python_version()}"
+    )
+
+
+def versions() -> str:
+    """Of the packages that matter, as far as they are installed."""
+    installed = {found.metadata["Name"].lower(): found.version for found in importlib.metadata.distributions()}
+    return ", ".join(f"{name} {installed[name]}" for name in VERSIONS if name in installed)
+
+
+def run(section: Section) -> str:
+    """The section, as Markdown.
+
+    Raises:
+        subprocess.CalledProcessError: The benchmark failed, which is not the same as a limit that it misses.
+    """
+    words = section.command.split()
+    if section.chart:
+        words += ["--chart", str(PAGE.parent / "images" / section.chart)]
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, 1) or not done.stdout.strip():
+        done.check_returncode()
+        raise SystemExit(f"{section.command}: printed nothing")
+    print(f"{section.title}: {time.monotonic() - started:.0f} s", flush=True)
+    picture = f"\n![{section.title}](images/{section.chart})\n" if section.chart else ""
+    return f"## {section.title}\n\n{section.says}\n\n`python {section.command}`\n\n{done.stdout.strip()}\n{picture}"
+
+
+def main() -> None:
+    """Run everything, or the sections whose titles hold one of the words given, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=[""], help="words of titles; the other sections stay as they are")
+    arguments = parser.parse_args()
+    kept = sections_of(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
+    found = []
+    for section in SECTIONS:
+        if any(word.lower() in section.title.lower() for word in arguments.only):
+            found.append(run(section))
+        elif section.title in kept:
+            found.append(kept[section.title])
+    PAGE.write_text(
+        "\n".join([INTRODUCTION, f"{machine()}.", "", f"{versions()}.", "", *found]).rstrip() + "\n", encoding="utf-8"
+    )
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """The sections of a page by their titles."""
+    parts = re.split(r"(?m)^(?=## )", page)[1:]
+    return {part.partition("\n")[0].removeprefix("## "): part for part in parts}
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,7 @@ from nightloom.corpus import EmbedderSettings, SplittingSettings
 from nightloom.documents import Document, DocumentRef
 from nightloom.embedding import Embedder
 from nightloom.evaluation import score
+from nightloom.models import find_model
 from nightloom.splitting import Node, Splitter
 
 WAYS = [("onnx", "fp32"), ("onnx", "int8"), ("torch", "fp32")]
@@ -43,7 +44,7 @@ def open_way(backend: str, precision: str) -> Embedder:
 async def rates(nodes: list[Node], runs: int) -> dict[str, str]:
     """Nodes a second of each way, by its name, with the ratio to LlamaIndex's own."""
     embedders = {f"{backend} {precision}": open_way(backend, precision) for backend, precision in WAYS}
-    plain = HuggingFaceEmbedding(str(open_way(*WAYS[0]).folder))
+    plain = HuggingFaceEmbedding(str(find_model(MODEL)))
     texts = [node.text for node in nodes]
     tokens = [node.tokens for node in nodes if node.tokens is not None]
 

@@ -45,6 +45,7 @@ from nightloom.documents import Document, DocumentRef
 from nightloom.embedding import Embedder
 from nightloom.evaluation import judge, score
 from nightloom.golden import load_golden
+from nightloom.models import find_model
 from nightloom.splitting import Splitter
 
 DIM = 384
@@ -265,7 +266,7 @@ opened: dict[str, Way] = {}
 
 def model_folder() -> str:
     """Where the packaged model lies."""
-    return str(Embedder(EmbedderSettings(model=MODEL)).folder)
+    return str(find_model(MODEL))
 
 
 def open_way(name: str, uri: str, work: Work) -> None:

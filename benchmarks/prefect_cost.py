@@ -21,9 +21,10 @@ from benchmarks.nights import timed_night
 from flows.prefect_api import prefect_api
 from nightloom import night as night_module
 from nightloom.corpus import load_corpus
-from nightloom.embedding import Embedder, Tokens, Vectors
+from nightloom.embedding import Embedder
 from nightloom.night import open_night
 from nightloom.sources import list_source, one_listing
+from nightloom.vectors import Tokens, Vectors
 
 DIM = 384
 SENTENCES = 8

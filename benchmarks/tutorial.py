@@ -37,10 +37,10 @@ from benchmarks.slow_network import slow_network
 from deployments.local_milvus import local_milvus
 from nightloom.corpus import MilvusSettings
 from nightloom.documents import Document, DocumentRef, Place, node_id, version_of
-from nightloom.embedding import Vectors
 from nightloom.index import Index, open_index
 from nightloom.retrieval import Question, Ranking, ask_all
 from nightloom.splitting import Node
+from nightloom.vectors import Vectors
 
 DIM = 768
 BEST = 3

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pydantic import SecretStr
 from rich.console import Console
 
 from nightloom.answers import Answer, answer_question
@@ -18,6 +17,7 @@ from nightloom.metering import Usage
 from nightloom.report import plain
 from nightloom.rows import Hit
 from nightloom.screen import show_citations, show_hits, show_usage
+from tasks.secrets import find_secret
 
 
 def answer_from(
@@ -78,18 +78,8 @@ async def open_answers(settings: AnswersSettings) -> AsyncIterator[Endpoint]:
     Raises:
         InputError: There is no key, or no such block.
     """
-    async with open_endpoint(settings, await _key(settings)) as endpoint:
+    async with open_endpoint(settings, await find_secret(settings.secret)) as endpoint:
         yield endpoint
-
-
-async def _key(settings: AnswersSettings) -> SecretStr | None:
-    if settings.api_key_block is None:
-        from nightloom.secrets import answers_key as from_environment  # noqa: PLC0415
-
-        return from_environment(is_openai=settings.is_openai)
-    from tasks.secrets import answers_key  # noqa: PLC0415  only a Secret block needs Prefect
-
-    return await answers_key(settings)
 
 
 def _as_data(answer: Answer, hits: list[Hit], usage: Usage) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from flows.prefect_api import configured_api
 from nightloom.corpus import Corpus, load_corpus
 from nightloom.embedding import Embedder
+from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import NightloomError
 from nightloom.evaluation import judge
 from nightloom.golden import load_golden
 from nightloom.index import open_index
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter
-from tasks.secrets import answers_key, milvus_token
+from tasks.secrets import find_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,15 @@ async def _sources(corpus: Corpus) -> str:
 
 
 async def _embedder(corpus: Corpus) -> str:
-    embedder = await asyncio.to_thread(Embedder, corpus.embedder)
+    settings = corpus.embedder
+    access = Access(await find_secret(settings.secret)) if settings.is_remote else NO_ACCESS
+    embedder = await asyncio.to_thread(Embedder, settings, access)
     Splitter(corpus.splitting, embedder)
-    return f"{corpus.embedder.model} reads {embedder.max_tokens} tokens; nodes hold {corpus.splitting.max_tokens}"
+    says = f"{settings.model} reads {embedder.max_tokens} tokens; nodes hold {corpus.splitting.max_tokens}"
+    if not settings.is_remote:
+        return says
+    vectors = await embedder.embed_queries(["Is anybody there?"])
+    return f"{says}; {settings.base_url} answers, with vectors of {vectors.shape[1]} dimensions"
 
 
 async def _queries(corpus: Corpus) -> str:
@@ -78,7 +85,7 @@ async def _queries(corpus: Corpus) -> str:
 
 
 async def _milvus(corpus: Corpus) -> str:
-    token = await milvus_token(corpus.milvus)
+    token = await find_secret(corpus.milvus.secret)
     async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval) as index:
         if index.connection.is_absent:
             return f"{corpus.milvus.uri} does not exist yet; the first night creates it"
@@ -94,7 +101,7 @@ async def _answers(corpus: Corpus) -> str:
     settings = corpus.answers
     if settings is None:
         return "no [answers]: `nightloom ask` shows passages"
-    async with open_endpoint(settings, await answers_key(settings)) as endpoint:
+    async with open_endpoint(settings, await find_secret(settings.secret)) as endpoint:
         models = await endpoint.models()
     if settings.model in models:
         return f"{settings.base_url} answers, and lists {settings.model}"

@@ -16,8 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nightloom.corpus import Corpus, EvaluationSettings, load_corpus
+from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import CorpusFileError, NightloomError
 from nightloom.report import RunReport, plain
+from tasks.secrets import find_secret
 
 Result = TypeVar("Result")
 
@@ -110,13 +112,14 @@ def ask(
     """
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
     from nightloom.filters import parse_filters  # noqa: PLC0415
+    from nightloom.rows import Hit  # noqa: PLC0415
     from nightloom.screen import show_hits  # noqa: PLC0415
 
-    hits = _answer(
-        corpus,
-        lambda loaded, token: live.ask(loaded, token, question, top_k, parse_filters(filters or ())),
-        as_json=as_json,
-    )
+    async def search(loaded: Corpus, token: SecretStr | None) -> list[Hit]:
+        access = await _access(loaded)
+        return await live.ask(loaded, token, question, top_k, parse_filters(filters or ()), access=access)
+
+    hits = _answer(corpus, search, as_json=as_json)
     settings = None if passages_only else load_corpus(corpus).answers
     if settings:
         from flows.answering import answer_from  # noqa: PLC0415  only those who want answers need a client
@@ -147,13 +150,14 @@ def evaluate(
 ) -> None:
     """Ask golden queries of the live index: each metric as a mean and per query."""
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
+    from nightloom.evaluation import Judged, Scores  # noqa: PLC0415
     from nightloom.trec import write_trec_qrels, write_trec_run  # noqa: PLC0415
 
-    judged, scores = _answer(
-        corpus,
-        lambda loaded, token: live.evaluate_live(loaded, token, _other_golden(loaded, queries, qrels), from_run),
-        as_json=as_json,
-    )
+    async def asked(loaded: Corpus, token: SecretStr | None) -> tuple[Judged, Scores]:
+        golden, access = _other_golden(loaded, queries, qrels), await _access(loaded)
+        return await live.evaluate_live(loaded, token, golden, from_run, access=access)
+
+    judged, scores = _answer(corpus, asked, as_json=as_json)
     if trec_run:
         write_trec_run(trec_run, scores.rankings, judged.names, tag="nightloom")
     if trec_qrels:
@@ -384,16 +388,6 @@ def check(corpus: CorpusFile) -> None:
     raise typer.Exit(CorpusFileError.exit_code if failed else 0)
 
 
-async def _token(corpus: Corpus) -> SecretStr | None:
-    if corpus.milvus.token_block is None:
-        from nightloom.secrets import milvus_token as from_environment  # noqa: PLC0415
-
-        return from_environment()
-    from tasks.secrets import milvus_token  # noqa: PLC0415  only a Secret block needs Prefect
-
-    return await milvus_token(corpus.milvus)
-
-
 def _other_golden(corpus: Corpus, queries: Path | None, qrels: Path | None) -> EvaluationSettings | None:
     if queries is None and qrels is None:
         return None
@@ -405,6 +399,11 @@ def _other_golden(corpus: Corpus, queries: Path | None, qrels: Path | None) -> E
     return EvaluationSettings(queries=queries, qrels=qrels)
 
 
+async def _access(corpus: Corpus) -> Access:
+    """To the embedder's endpoint, for a few questions: these keep to its rate by themselves."""
+    return Access(await find_secret(corpus.embedder.secret)) if corpus.embedder.is_remote else NO_ACCESS
+
+
 def _answer(
     corpus: Path, ask: Callable[[Corpus, SecretStr | None], Coroutine[Any, Any, Result]], *, as_json: bool
 ) -> Result:
@@ -412,7 +411,7 @@ def _answer(
 
     async def work() -> Result:
         loaded = load_corpus(corpus)
-        return await ask(loaded, await _token(loaded))
+        return await ask(loaded, await find_secret(loaded.milvus.secret))
 
     try:
         return asyncio.run(work())

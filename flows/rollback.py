@@ -11,7 +11,7 @@ from prefect.states import Completed
 from flows.names import run_name
 from nightloom.corpus import load_corpus
 from tasks.rollback import switch_back
-from tasks.secrets import milvus_token
+from tasks.secrets import find_secret
 
 
 @flow(name="rollback", flow_run_name=run_name)
@@ -26,7 +26,7 @@ async def rollback(corpus_file: Path, to: str | None = None) -> dict[str, Any]:
         to: Name of a generation, as the run reports give it; default the one that readers saw before the live one.
     """
     corpus = load_corpus(corpus_file)
-    made = await switch_back(corpus, await milvus_token(corpus.milvus), to)
+    made = await switch_back(corpus, await find_secret(corpus.milvus.secret), to)
     says = f"{made.alias} is {made.after} again, and was {made.before}"
     get_run_logger().info(says)
     return Completed(message=says, data=asdict(made))  # type: ignore[return-value]  # Prefect unwraps it

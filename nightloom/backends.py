@@ -12,14 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from nightloom.errors import EmbedderError
 from nightloom.models import Model
 from nightloom.onnx_model import CACHE, onnx_file, run_elsewhere
+from nightloom.vectors import Tokens, Vectors
 
-Tokens = npt.NDArray[np.int64]
-Vectors = npt.NDArray[np.float32]
 Encode = Callable[[Tokens, Tokens], Vectors]
 """Tokens and mask, each of shape (texts, tokens), to float32 of shape (texts, dim)."""
 
@@ -97,11 +95,11 @@ def choose(model: Model, ways: Sequence[Candidate]) -> Candidate:
         return ways[0]
     file = CACHE / f"{model.weights[:32]}-{_machine()}-{ways[0].precision}.json"
     rates = _read_rates(file)
-    if not rates:
-        rates = measured_elsewhere(model, ways)
+    if not {str(way) for way in ways} <= rates.keys():  # nothing is kept yet, or there is a GPU now
+        rates = dict.fromkeys(map(str, ways), 0.0) | dict(measured_elsewhere(model, ways))
         CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.write_text(json.dumps(rates), encoding="utf-8")
-    return max(ways, key=lambda way: rates.get(str(way), 0.0) * (1 if way.backend == "onnx" else TORCH_WORTH))
+    return max(ways, key=lambda way: rates[str(way)] * (1 if way.backend == "onnx" else TORCH_WORTH))
 
 
 def measured_elsewhere(model: Model, ways: Sequence[Candidate]) -> Mapping[str, float]:
@@ -196,11 +194,10 @@ def _open_torch(model: Model, way: Candidate) -> Encode:
     transformer = embedding._model  # noqa: SLF001  it tokenizes once more, and one batch at a time goes by count
 
     def encode(ids: Tokens, mask: Tokens) -> Vectors:
-        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        batch = {"input_ids": ids, "attention_mask": mask}
+        tensors = {name: torch.from_numpy(values).to(way.device) for name, values in batch.items()}
         with torch.inference_mode():
-            found = transformer({name: tensor.to(way.device) for name, tensor in features.items()})[
-                "sentence_embedding"
-            ]
+            found = transformer(tensors)["sentence_embedding"]
         vectors: Vectors = found.float().cpu().numpy()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         almost = way.precision == "bf16" and bool((np.abs(norms - 1) < NORM_TOLERANCE).all())

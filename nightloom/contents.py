@@ -12,7 +12,6 @@ import numpy as np
 from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, named, read_heads
 from nightloom.columns import Columns, in_requests, select, wanted
 from nightloom.corpus import IndexSettings
-from nightloom.embedding import Vectors
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import HELD, WHOLE, WRITER
 from nightloom.keywords import Keywords
@@ -38,6 +37,7 @@ from nightloom.rows import (
 )
 from nightloom.splitting import Node
 from nightloom.vector_index import ExactAnswers, fitting
+from nightloom.vectors import Vectors
 
 WRITES_IN_FLIGHT = 3
 SEALED_ROWS = 5_000

@@ -21,12 +21,35 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import ErrorDetails
 
 from nightloom.errors import CorpusFileError
-from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
+from nightloom.secrets import (
+    ANSWERS_KEY,
+    EMBEDDER_KEY,
+    ENVIRONMENT_PREFIX,
+    MILVUS_TOKEN,
+    OPENAI_KEY,
+    SECRET_VARIABLES,
+    SecretPlace,
+)
 
 ALIAS_LENGTH = 200
 """Longest alias: Milvus takes names of 255 characters, and a generation's name is the alias and 26 more."""
 
 OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_TOKENIZER = "cl100k_base"
+"""Of all embedding models of OpenAI."""
+
+KEYS_OF_ENDPOINTS = (
+    "base_url",
+    "api_key_block",
+    "tokenizer",
+    "max_tokens",
+    "dimensions",
+    "concurrency",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "timeout_seconds",
+)
+"""The keys of [embedder] that mean something to an endpoint alone."""
 
 SHOWN_CHARACTERS = 80
 """Of a wrong value, in a message."""
@@ -306,19 +329,30 @@ class SplittingSettings(Section):
 
 
 class EmbedderSettings(Section):
-    """What turns texts into vectors."""
+    """What turns texts into vectors: a model on this machine, or one behind an endpoint that speaks OpenAI's protocol.
+
+    The key of an endpoint is a secret: NIGHTLOOM_EMBEDDER_KEY, or the Secret block named here.
+    """
 
     model: str = Field(
         "BAAI/bge-base-en-v1.5",
         min_length=1,
         title="Model",
-        description='A hub name, a local folder, or "package:NAME" for a model that an installed package carries.',
+        description='A hub name, a local folder, or "package:NAME" for a model that an installed package carries; for'
+        " an endpoint, the name that it has there.",
     )
-    revision: str | None = Field(None, title="Revision", description="Commit of a hub model; pin it in production.")
+    revision: str | None = Field(
+        None,
+        title="Revision",
+        description="Commit of a hub model; pin it in production. For an endpoint, a word of yours: change it when"
+        " another model stands behind the same name.",
+    )
     query_prefix: str = Field("", title="Query prefix", description="Put before every query.")
     text_prefix: str = Field("", title="Text prefix", description="Put before every node's text when it is embedded.")
-    backend: Literal["auto", "torch", "onnx"] = Field(
-        "auto", title="Backend", description="What runs the model; auto measures once what is fastest on a machine."
+    backend: Literal["auto", "torch", "onnx", "openai"] = Field(
+        "auto",
+        title="Backend",
+        description="What runs the model; auto measures once what is fastest on a machine, openai is an endpoint.",
     )
     precision: Literal["fp32", "bf16", "int8"] = Field(
         "fp32", title="Precision", description="Of the model's numbers; vectors of two precisions do not go together."
@@ -327,8 +361,83 @@ class EmbedderSettings(Section):
         None,
         ge=64,
         title="Batch tokens",
-        description="Embedded at once, padding included. Default: as suits the device.",
+        description="Embedded at once, padding included. Default: as suits the device; 16,384 for an endpoint.",
     )
+    base_url: str = Field(
+        OPENAI_URL, title="Address", description="Of the endpoint, up to what stands before /embeddings."
+    )
+    api_key_block: str | None = Field(
+        None, title="Key block", description="Name of the Prefect Secret block that holds the endpoint's key."
+    )
+    tokenizer: str | None = Field(
+        None,
+        min_length=1,
+        title="Tokenizer",
+        description='Of the endpoint\'s model, to measure nodes with: a hub name, a local folder, "package:NAME",'
+        f' "cl100k_base" or "o200k_base". Default at OpenAI\'s own address: "{OPENAI_TOKENIZER}".',
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=16,
+        title="Tokens a text",
+        description="That the endpoint's model reads. Default: as the tokenizer's files say; 8,191 at OpenAI's own.",
+    )
+    dimensions: int | None = Field(
+        None,
+        ge=1,
+        title="Dimensions",
+        description="Of vectors, asked of the endpoint for models that can shorten theirs. Default: as it gives them.",
+    )
+    concurrency: int = Field(8, ge=1, le=256, title="Concurrency", description="Requests to the endpoint in flight.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, title="Requests a minute", description="To the endpoint at most. Default: no limit."
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, title="Tokens a minute", description="To the endpoint at most. Default: no limit."
+    )
+    timeout_seconds: float = Field(60, gt=0, title="Timeout", description="Limit for one request to the endpoint.")
+
+    @model_validator(mode="after")
+    def _keys_fit_the_backend(self) -> Self:
+        foreign = ("precision",) if self.is_remote else KEYS_OF_ENDPOINTS
+        given = [key for key in foreign if getattr(self, key) != type(self).model_fields[key].default]
+        if given:
+            reason = "what runs at the endpoint decides that" if self.is_remote else 'only backend = "openai" has one'
+            raise ValueError(f"{' and '.join(given)}: not for backend = {self.backend!r} ({reason}); remove it")
+        if self.is_remote and "model" not in self.model_fields_set:
+            raise ValueError('model: backend = "openai" needs the name that the model has at the endpoint')
+        if self.is_remote and self.tokenizer_name is None:
+            raise ValueError(
+                "tokenizer: give that of the endpoint's model, to measure nodes with: its hub name, or a folder with"
+                " its tokenizer.json"
+            )
+        return self
+
+    @field_validator("base_url")
+    @classmethod
+    def _http_address(cls, base_url: str) -> str:
+        return _endpoint_address(base_url, EMBEDDER_KEY)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the model runs behind an endpoint."""
+        return self.backend == "openai"
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether the endpoint is OpenAI's own."""
+        return _is_openai(self.base_url)
+
+    @property
+    def tokenizer_name(self) -> str | None:
+        """What texts for an endpoint are measured with; None where nobody can know."""
+        return self.tokenizer or (OPENAI_TOKENIZER if self.is_openai else None)
+
+    @property
+    def secret(self) -> SecretPlace:
+        """Where the endpoint's key may stand; OPENAI_API_KEY will do for OpenAI's own."""
+        variables = (EMBEDDER_KEY, OPENAI_KEY) if self.is_openai else (EMBEDDER_KEY,)
+        return SecretPlace(variables, self.api_key_block, "embedder.api_key_block")
 
 
 class MilvusSettings(Section):
@@ -356,6 +465,11 @@ class MilvusSettings(Section):
             # Not repeated: it may hold a password.
             raise ValueError("this is neither a file that ends in .db nor an http:// or https:// address")
         return uri
+
+    @property
+    def secret(self) -> SecretPlace:
+        """Where the token may stand: "user:password", or an API key."""
+        return SecretPlace((MILVUS_TOKEN,), self.token_block, "milvus.token_block")
 
     @property
     def is_lite(self) -> bool:
@@ -512,16 +626,31 @@ class AnswersSettings(Section):
     @field_validator("base_url")
     @classmethod
     def _http_address(cls, base_url: str) -> str:
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError("this is no http:// or https:// address")  # not repeated: it may hold a key
-        if "@" in urlsplit(base_url).netloc or "?" in base_url:
-            raise ValueError("put no credentials into the address: set NIGHTLOOM_ANSWERS_KEY instead")
-        return base_url.rstrip("/")
+        return _endpoint_address(base_url, ANSWERS_KEY)
 
     @property
     def is_openai(self) -> bool:
         """Whether the endpoint is OpenAI's own."""
-        return urlsplit(self.base_url)[:2] == urlsplit(OPENAI_URL)[:2]
+        return _is_openai(self.base_url)
+
+    @property
+    def secret(self) -> SecretPlace:
+        """Where the endpoint's key may stand; OPENAI_API_KEY will do for OpenAI's own."""
+        variables = (ANSWERS_KEY, OPENAI_KEY) if self.is_openai else (ANSWERS_KEY,)
+        return SecretPlace(variables, self.api_key_block, "answers.api_key_block")
+
+
+def _endpoint_address(base_url: str, variable: str) -> str:
+    """The address of an endpoint without a slash at its end; none is repeated in an error, as it may hold a key."""
+    if not base_url.startswith(("http://", "https://")):
+        raise ValueError("this is no http:// or https:// address")
+    if "@" in urlsplit(base_url).netloc or {"?", "#"} & set(base_url):
+        raise ValueError(f"put no credentials into the address: set {variable} instead")
+    return base_url.rstrip("/")
+
+
+def _is_openai(base_url: str) -> bool:
+    return urlsplit(base_url)[:2] == urlsplit(OPENAI_URL)[:2]
 
 
 class GateSettings(Section):
@@ -784,7 +913,8 @@ def _explain(origin: str, error: ValidationError) -> str:
 
 
 def _shown(problem: ErrorDetails) -> str:
-    if problem["loc"] in {("milvus",), ("answers",)} or {"header_env", "options", "options_env"} & set(problem["loc"]):
+    whole = problem["loc"] in {("milvus",), ("answers",), ("embedder",)}
+    if whole or {"header_env", "options", "options_env", "base_url"} & set(problem["loc"]):
         return "what is not repeated here, as it may hold a password"
     text = repr(problem["input"])
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
@@ -824,7 +954,9 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
         is_folder = name.startswith((".", "/", "~")) or (base / name).is_dir()
         return str(absolute(Path(name))) if is_folder else name
 
-    updates["embedder"] = corpus.embedder.model_copy(update={"model": located_model(corpus.embedder.model)})
+    key = "tokenizer" if corpus.embedder.is_remote else "model"
+    if model := getattr(corpus.embedder, key):
+        updates["embedder"] = corpus.embedder.model_copy(update={key: located_model(model)})
     if corpus.retrieval.reranker:
         reranker = located_model(corpus.retrieval.reranker)
         updates["retrieval"] = corpus.retrieval.model_copy(update={"reranker": reranker})

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from nightloom.corpus import Corpus, EvaluationSettings, FilterValue
 from nightloom.embedding import Embedder
+from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import IndexInputError, InputError, SourceError
 from nightloom.evaluation import Judged, Scores, judge, score_run
 from nightloom.filters import condition
@@ -66,6 +67,8 @@ async def ask(
     question: str,
     top_k: int | None = None,
     filters: Mapping[str, FilterValue] | None = None,
+    *,
+    access: Access = NO_ACCESS,
 ) -> list[Hit]:
     """The passages that answer a question best, best first.
 
@@ -75,6 +78,7 @@ async def ask(
         question: It.
         top_k: Passages at most; default the corpus's.
         filters: Metadata that they must have; over the corpus's own, key by key.
+        access: To the embedder's endpoint, where it is behind one.
 
     Raises:
         InputError: The question is empty or far too long, a filter is none, or there is no index.
@@ -86,14 +90,19 @@ async def ask(
         raise InputError(f"the question is longer than {MAX_QUESTION_BYTES} bytes; ask it in fewer words")
     wanted = condition({**corpus.retrieval.filter, **(filters or {})}, corpus.sources)
     async with open_live(corpus, token) as (index, live):
-        embedder = _same_embedder(corpus, live)
+        embedder = _same_embedder(corpus, live, access)
         vectors = await embedder.embed_queries([question])
         limit = top_k or corpus.retrieval.top_k
         return await index.contents.search(live.name, Question(question, vectors[0]), limit, wanted)
 
 
 async def evaluate_live(
-    corpus: Corpus, token: SecretStr | None, settings: EvaluationSettings | None, run: Path | None = None
+    corpus: Corpus,
+    token: SecretStr | None,
+    settings: EvaluationSettings | None,
+    run: Path | None = None,
+    *,
+    access: Access = NO_ACCESS,
 ) -> tuple[Judged, Scores]:
     """Ask golden queries of the live generation.
 
@@ -102,6 +111,7 @@ async def evaluate_live(
         token: Of Milvus.
         settings: Queries and judgements instead of the corpus file's.
         run: Rankings of another system in TREC's format: these are scored, and the index is not asked.
+        access: To the embedder's endpoint, where it is behind one.
 
     Raises:
         EvaluationInputError: Queries, judgements or run are wrong, or name a document that is not in the index.
@@ -113,7 +123,7 @@ async def evaluate_live(
     if run:
         return score_run(golden, run)
     async with open_live(corpus, token) as (index, live):
-        embedder = _same_embedder(corpus, live)
+        embedder = _same_embedder(corpus, live, access)
         _, heads = await index.contents.read(live.name)
         items = {(head.uri, head.item) for head in heads.values()} | await asyncio.to_thread(_listed_now, corpus)
         # Judgements that a night has accepted may name documents that have left since.
@@ -141,8 +151,8 @@ def _listed_now(corpus: Corpus) -> set[tuple[str, str]]:
         return set()
 
 
-def _same_embedder(corpus: Corpus, live: Generation) -> Embedder:
-    embedder = Embedder(corpus.embedder)
+def _same_embedder(corpus: Corpus, live: Generation, access: Access) -> Embedder:
+    embedder = Embedder(corpus.embedder, access)
     if fingerprint(corpus, embedder) != live.fingerprint:
         raise IndexInputError(
             f"{live.name} was made with another model, splitter or metric than the corpus file now says, and its"

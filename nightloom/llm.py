@@ -1,40 +1,22 @@
 """The model that answers, behind any endpoint that speaks OpenAI's protocol: every request is limited and counted."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import httpx
 import openai
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from nightloom.corpus import AnswersSettings
-from nightloom.errors import CorpusFileError, EndpointRefused, EndpointUnavailable, NightloomError, NoAnswer
+from nightloom.endpoints import BrokeOff, Contact, Declined, persist
+from nightloom.errors import CorpusFileError, EndpointUnavailable, NoAnswer
 from nightloom.metering import Meter, Usage, tokens_in
-from nightloom.report import plain
-from nightloom.secrets import ANSWERS_KEY, OPENAI_KEY
-
-ATTEMPTS = 3
-PAUSE_SECONDS = 1.0
-"""Before the second attempt, where the endpoint asks for no longer one; twice as long before the third."""
-LONGEST_PAUSE_SECONDS = 60.0
-"""That an endpoint can make us wait."""
-CONNECT_SECONDS = 10.0
-SHOWN_CHARACTERS = 300
-"""Of what an endpoint says of an error."""
-
-LATER = frozenset({408, 409, 425, 429})
-"""Statuses below 500 that pass."""
-REFUSES_ALL = frozenset({401, 402, 403, 404})
-"""What an endpoint says of a key, an address or a model, and would say of every other request."""
-OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-"""Codes of a 429 that does not pass."""
 
 Show = Callable[[str], None]
 """Takes the pieces of a reply as they come."""
@@ -69,21 +51,21 @@ class Endpoint:
         llm: For LlamaIndex; what it asks is limited and counted as well.
     """
 
-    def __init__(self, settings: AnswersSettings, key: str, client: openai.AsyncOpenAI) -> None:
+    def __init__(self, settings: AnswersSettings, contact: Contact, client: openai.AsyncOpenAI) -> None:
         """Nothing is sent yet.
 
         Args:
             settings: Where it is, and its limits.
-            key: To be kept out of messages; empty where there is none.
+            contact: It keeps the key out of messages.
             client: It has the key.
 
         Raises:
             CorpusFileError: The cost is to be limited, and no price is known; or the model takes no chat completions.
         """
         self.settings = settings
+        self._contact = contact
         self._client = client
         self._meter = Meter(settings)
-        self._key = key
         self._turns = asyncio.Semaphore(settings.concurrency)
         try:
             self.llm = _Client(
@@ -115,13 +97,13 @@ class Endpoint:
             EndpointRefused: The key or the address is wrong.
         """
         try:
-            with self._translated():
+            with self._contact.translated():
                 async with asyncio.timeout(self.settings.timeout_seconds):
                     try:
                         return [one.id for one in (await self._client.models.list()).data]
                     except openai.NotFoundError:
                         return []
-        except _BrokeOff as error:
+        except (BrokeOff, Declined) as error:
             raise EndpointUnavailable(str(error)) from None
 
     async def complete(self, prompt: str) -> str:
@@ -150,14 +132,7 @@ class Endpoint:
         return await self._ask(messages, lambda: self._stream(messages, show))
 
     async def _ask(self, messages: Sequence[ChatMessage], send: Callable[[], Awaitable[Reply]]) -> Reply:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_passes),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential(PAUSE_SECONDS),
-            reraise=True,
-        )
-        reply: Reply = await retrying(self._attempt, messages, send)
-        return reply
+        return await persist(partial(self._attempt, messages, send))
 
     async def _attempt(self, messages: Sequence[ChatMessage], send: Callable[[], Awaitable[Reply]]) -> Reply:
         most = sum(tokens_in(str(message.content)) for message in messages), self.settings.max_tokens
@@ -165,11 +140,13 @@ class Endpoint:
             with self._meter.reserve(*most):
                 await self._meter.turn()
                 try:
-                    with self._translated():
+                    with self._contact.translated():
                         reply = await send()
-                except _BrokeOff as error:
+                except BrokeOff as error:
                     self._meter.count(*most, estimated=True)
                     raise EndpointUnavailable(str(error)) from None
+                except Declined as error:
+                    raise NoAnswer(str(error)) from None
                 except asyncio.CancelledError:
                     self._meter.count(*most, estimated=True)
                     raise
@@ -194,80 +171,16 @@ class Endpoint:
                     refusal += choice.delta.refusal or ""
                     finish = choice.finish_reason or finish
         if not finish:
-            raise _BrokeOff(self._says("broke off in the middle of its answer"))
+            raise BrokeOff(self._contact.says("broke off in the middle of its answer"))
         return Reply(text, finish, refusal, tokens, last)
 
     def _check(self, reply: Reply) -> None:
         if reply.refusal or reply.finish == "content_filter":
-            raise NoAnswer(f"{self.settings.model} refuses to answer: {self._quoted(reply.refusal or reply.finish)}")
+            reason = self._contact.quoted(reply.refusal or reply.finish)
+            raise NoAnswer(f"{self.settings.model} refuses to answer: {reason}")
         if not reply.text.strip():
             spent = f" before answers.max_tokens = {self.settings.max_tokens} were spent; raise it" * reply.is_cut
             raise NoAnswer(f"{self.settings.model} said nothing{spent}")
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Errors of the clients as ours, without what they carry: it may hold the key."""
-        try:
-            yield
-        except NightloomError:
-            raise
-        except openai.APIStatusError as error:
-            raise self._status_error(error) from None
-        except (TimeoutError, openai.APITimeoutError, httpx.TimeoutException):
-            limit = self.settings.timeout_seconds
-            raise _BrokeOff(self._says(f"did not answer within answers.timeout_seconds = {limit:g}")) from None
-        except openai.APIConnectionError as error:
-            reason = self._quoted(str(error.__cause__ or error))
-            raise EndpointUnavailable(
-                self._says(f"cannot be reached: {reason}; see answers.base_url"), retry_after_seconds=0
-            ) from None
-        except (openai.OpenAIError, httpx.HTTPError, httpx.StreamError) as error:
-            raise _BrokeOff(self._says(f"broke off in the middle of its answer: {self._quoted(str(error))}")) from None
-        except _NO_COMPLETION as error:
-            raise _BrokeOff(
-                self._says(f"sent what is no chat completion ({type(error).__name__}); see answers.base_url")
-            ) from None
-
-    def _status_error(self, error: openai.APIStatusError) -> NightloomError:
-        status = error.status_code
-        body = error.body if isinstance(error.body, dict) else {}
-        reason = self._quoted(str(body.get("message") or error.response.text))
-        says = self._says(f"answers {status}{': ' * bool(reason)}{reason}")
-        if error.code in OUT_OF_MONEY or status in REFUSES_ALL or status < 400:  # noqa: PLR2004  redirects
-            return EndpointRefused(f"{says}; {self._advice(status)}")
-        if status in LATER or status >= 500:  # noqa: PLR2004  all that a server calls its own fault
-            after = _retry_after(error.response.headers)
-            if after > LONGEST_PAUSE_SECONDS:
-                return EndpointUnavailable(f"{says}; it asks to be left alone for {after:.0f} s")
-            return EndpointUnavailable(says, retry_after_seconds=after)
-        return NoAnswer(says)
-
-    def _advice(self, status: int) -> str:
-        if status == httpx.codes.NOT_FOUND:
-            return f"see answers.model = {self.settings.model!r} and answers.base_url"
-        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            variables = f"{ANSWERS_KEY} (or {OPENAI_KEY})" if self.settings.is_openai else ANSWERS_KEY
-            given = "check the key in" if self._key else "no key was sent: set"
-            return f"{given} {variables}, or the block of answers.api_key_block"
-        if status < httpx.codes.BAD_REQUEST:
-            return "no redirect is followed: see answers.base_url"
-        return "see your account there"
-
-    def _says(self, what: str) -> str:
-        return f"{self.settings.base_url} {what}"
-
-    def _quoted(self, text: str) -> str:
-        """What somebody else wrote, on one line, without the key."""
-        line = " ".join(plain(text.replace(self._key, "***") if self._key else text).split())
-        return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}..."
-
-
-class _BrokeOff(Exception):
-    """A request that the endpoint may have taken, and charges for, and that gave nothing."""
-
-
-_NO_COMPLETION = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What the clients raise over an answer that is not of the protocol: they look into it as if it were."""
 
 
 class _Client(OpenAILike):  # type: ignore[misc]  # LlamaIndex carries no types
@@ -304,37 +217,12 @@ async def open_endpoint(settings: AnswersSettings, key: SecretStr | None) -> Asy
         CorpusFileError: The cost is to be limited, and no price is known; or the model takes no chat completions.
         EndpointRefused: The key is none.
     """
-    secret = key.get_secret_value().strip() if key else ""
-    if not (secret.isascii() and secret.isprintable()):  # clients would quote it in their errors
-        raise EndpointRefused(f"the key holds characters that no key has: see {ANSWERS_KEY}, or answers.api_key_block")
-    timeout = httpx.Timeout(settings.timeout_seconds, connect=min(CONNECT_SECONDS, settings.timeout_seconds))
-    # No redirect is followed: questions and passages go to the address in the corpus file and nowhere else.
-    http = openai.DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False)
-    async with openai.AsyncOpenAI(
-        api_key=secret or "none",
-        base_url=settings.base_url,
-        max_retries=0,
-        http_client=http,
-    ) as client:
-        if not settings.is_openai:  # the client takes these from variables that are meant for OpenAI
-            client.organization = client.project = None
-        yield Endpoint(settings, secret, client)
+    contact = Contact("answers", settings, key, "chat completion")
+    async with contact.client() as client:
+        yield Endpoint(settings, contact, client)
 
 
 def _tokens(raw: Any) -> tuple[int, int] | None:
     """Of input and output, where the endpoint counts them: not all do, and not all count right."""
     read, written = getattr(raw.usage, "prompt_tokens", None), getattr(raw.usage, "completion_tokens", None)
     return (read, written) if isinstance(read, int) and isinstance(written, int) else None
-
-
-def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds that an answer asks to wait; 0 where it does not say."""
-    try:
-        return max(0.0, float(headers.get("retry-after", "0")))
-    except ValueError:
-        return 0.0  # a date: clocks differ, and our own pauses do as well
-
-
-def _passes(error: BaseException) -> bool:
-    """Whether another try may do: not once a reply has begun."""
-    return isinstance(error, EndpointUnavailable) and error.retry_after_seconds is not None

@@ -1,14 +1,13 @@
 """What requests to a model may cost, how fast they may follow each other, and what they took."""
 
-import asyncio
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nightloom.corpus import AnswersSettings
 from nightloom.errors import CorpusFileError, CostLimit
+from nightloom.pace import LocalPace
 
 Price = Callable[[int, int], float]
 """US dollars for so many tokens of input and output."""
@@ -73,8 +72,7 @@ class Meter:
         self._most_usd = settings.max_cost_usd
         self._price = price_of(settings)
         self._reserved_usd = 0.0
-        self._interval = 60 / settings.requests_per_minute if settings.requests_per_minute else 0.0
-        self._next = 0.0
+        self._pace = LocalPace(settings.requests_per_minute)
         if self._price:
             self.usage.cost_usd = 0.0
         elif self._most_usd is not None:
@@ -106,14 +104,12 @@ class Meter:
 
     async def turn(self) -> None:
         """Wait until one more request may be sent, and count it."""
-        while (wait := self._next - time.monotonic()) > 0:  # noqa: ASYNC110  the moment can move meanwhile
-            await asyncio.sleep(wait)
-        self._next = time.monotonic() + self._interval
+        await self._pace.turn()
         self.usage.requests += 1
 
     def hold(self, seconds: float) -> None:
         """Send nothing for so long, as the endpoint asks."""
-        self._next = max(self._next, time.monotonic() + seconds)
+        self._pace.hold(seconds)
 
     def count(self, input_tokens: int, output_tokens: int, *, estimated: bool = False) -> None:
         """Take what a request took into the usage."""

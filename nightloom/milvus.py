@@ -28,11 +28,11 @@ from pymilvus.grpc_gen.schema_pb2 import FieldData
 
 from nightloom.columns import Columns, column, in_requests
 from nightloom.corpus import MilvusSettings, Parameter
-from nightloom.embedding import Vectors
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
 from nightloom.rows import KEYWORDS, READ_ROWS, REQUEST_BYTES, SPARSE, Row, checked_node_id
 from nightloom.vector_index import VectorIndex, search_parameters
+from nightloom.vectors import Vectors
 
 if TYPE_CHECKING:
     from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from nightloom.sources import hash_file
 PACKAGE_SCHEME = "package:"
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 """What a model is made of, README and other formats of the same weights left out."""
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+"""What a tokenizer is made of."""
 UNBOUNDED = 1_000_000
 """Tokenizers without a limit say so with a huge number."""
 
@@ -37,14 +40,7 @@ def find_model(name: str, revision: str | None = None, key: str = "embedder.mode
     Raises:
         EmbedderError: Says what is wrong with the name, the network or the files.
     """
-    if name.startswith(PACKAGE_SCHEME):
-        folder = _package_model(name.removeprefix(PACKAGE_SCHEME), key)
-    elif Path(name).is_absolute():
-        folder = Path(name)
-    else:
-        folder = _hub_model(name, revision, key)
-    if not folder.is_dir():
-        raise EmbedderError(f"{key}: {name}: there is no such folder; mend the path, or give a hub name")
+    folder = _find(name, revision, key, MODEL_FILES)
     if not (folder / "config.json").exists():
         raise EmbedderError(f"{key}: {name}: no model in {folder}: it has no config.json")
     if not any(folder.glob("*.safetensors")):
@@ -52,6 +48,34 @@ def find_model(name: str, revision: str | None = None, key: str = "embedder.mode
             f"{key}: {name}: its weights are not safetensors, and other formats can run code when loaded;"
             " convert them, or choose a model that has model.safetensors"
         )
+    return folder
+
+
+def find_tokenizer(name: str, key: str) -> Path:
+    """The folder that holds a model's tokenizer, fetched from the hub where it must be; its weights are not.
+
+    Args:
+        name: As for `find_model`.
+        key: Of the corpus file, which errors name.
+
+    Raises:
+        EmbedderError: Says what is wrong with the name, the network or the files.
+    """
+    folder = _find(name, None, key, ("*.json", "*.txt", *TOKENIZER_FILES))
+    if not _tokenizer_files(folder):
+        raise EmbedderError(f"{key}: {name}: no tokenizer in {folder}: it has no tokenizer.json")
+    return folder
+
+
+def _find(name: str, revision: str | None, key: str, files: tuple[str, ...]) -> Path:
+    if name.startswith(PACKAGE_SCHEME):
+        folder = _package_model(name.removeprefix(PACKAGE_SCHEME), key)
+    elif Path(name).is_absolute():
+        folder = Path(name)
+    else:
+        folder = _hub_model(name, revision, key, files)
+    if not folder.is_dir():
+        raise EmbedderError(f"{key}: {name}: there is no such folder; mend the path, or give a hub name")
     return folder
 
 
@@ -65,14 +89,14 @@ def _package_model(package: str, key: str) -> Path:
     return found[0].parent
 
 
-def _hub_model(name: str, revision: str | None, key: str) -> Path:
+def _hub_model(name: str, revision: str | None, key: str, files: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415  only models of the hub need it
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=list(MODEL_FILES), ignore_patterns=["onnx/*", "openvino/*"]
+                name, revision=revision, allow_patterns=list(files), ignore_patterns=["onnx/*", "openvino/*"]
             )
         )
     except LocalEntryNotFoundError:
@@ -99,6 +123,10 @@ def _model_files(folder: Path) -> list[Path]:
     ]
 
 
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return [file for pattern in TOKENIZER_FILES for file in folder.glob(pattern) if file.is_file()]
+
+
 def pad_token(folder: Path) -> int:
     """What stands where a text of a batch has no token: some models tell by it where their texts end."""
     found = _read_json(folder / "config.json").get("pad_token_id")
@@ -107,8 +135,16 @@ def pad_token(folder: Path) -> int:
 
 def contents_of(folder: Path) -> str:
     """Every file of a model by name and hash, a line each: equal means the same model."""
-    files = sorted(_model_files(folder))
-    return "".join(f"{file.relative_to(folder).as_posix()} {hash_file(file)[0]}\n" for file in files)
+    return _hashed(folder, _model_files(folder))
+
+
+def tokenizer_of(folder: Path) -> str:
+    """Every file of a tokenizer by name and hash, a line each: equal means the same tokenizer."""
+    return _hashed(folder, _tokenizer_files(folder))
+
+
+def _hashed(folder: Path, files: Iterable[Path]) -> str:
+    return "".join(f"{file.relative_to(folder).as_posix()} {hash_file(file)[0]}\n" for file in sorted(set(files)))
 
 
 def read_limit(folder: Path) -> int:

@@ -15,8 +15,19 @@ from nightloom.audit import Audit, named
 from nightloom.comparison import compare, compare_means, losers
 from nightloom.corpus import Corpus, EvaluationSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined
-from nightloom.embedding import Embedder, Tokens, Vectors, described, unusable
-from nightloom.errors import DocumentError, Held, IndexRefused, NightFailed, NightloomError, Outcome
+from nightloom.embedding import Embedder
+from nightloom.engines import NO_ACCESS, Access
+from nightloom.errors import (
+    DocumentError,
+    EmbeddingError,
+    EndpointRefused,
+    EndpointUnavailable,
+    Held,
+    IndexRefused,
+    NightFailed,
+    NightloomError,
+    Outcome,
+)
 from nightloom.evaluation import Judged, judge
 from nightloom.fingerprint import fingerprint
 from nightloom.gate import (
@@ -53,6 +64,7 @@ from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.splitting import Node, Splitter
 from nightloom.trial import Prober, Trial, Witness, ask_golden, questions_of
+from nightloom.vectors import Tokens, Vectors, unusable
 
 PROBES_AT_ONCE = 8
 """Requests in flight, where the corpus file has no golden queries that say how many."""
@@ -92,6 +104,7 @@ class Night:
         progress: Progress,
         readers: Readers,
         *,
+        access: Access = NO_ACCESS,
         allow_removals: bool = False,
         repair: bool = False,
     ) -> None:
@@ -103,6 +116,7 @@ class Night:
             folder: For tonight's downloads.
             progress: Told how far the night is.
             readers: Open; the caller closes them.
+            access: To the embedder's endpoint, where it is behind one.
             allow_removals: Let any number of documents be gone tonight.
             repair: Look at every row of the live generation, and index the documents again whose rows are not whole.
 
@@ -118,7 +132,7 @@ class Night:
         self.repair = repair
         self.started = datetime.now(UTC)
         self.golden: GoldenQueries | None = load_golden(corpus.evaluation) if corpus.evaluation else None
-        self.embedder = Embedder(corpus.embedder)
+        self.embedder = Embedder(corpus.embedder, access)
         if index.contents.reranker:
             _ = index.contents.reranker.folder  # found before anything is written
         self.splitter = Splitter(corpus.splitting, self.embedder)
@@ -488,13 +502,10 @@ class Night:
         contents, live = self.index.contents, self.live
         questions = await self._questions(judged.texts)
         trial.scores = await ask_golden(contents, generation.name, questions, judged, self._concurrency)
-        if live and live.name != generation.name:
-            embedder = described(live.embedder, self.embedder)
-            if embedder:
-                known = questions if embedder is self.embedder else await questions_of(embedder, judged.texts)
-                before = await ask_golden(contents, live.name, known, judged, self._concurrency)
-                trial.differences = compare(trial.scores, before)
-                trial.losers = losers(trial.scores, before, str(golden.metrics[0]))
+        if live and live.name != generation.name and (known := await self._questions_to(live, questions)):
+            before = await ask_golden(contents, live.name, known, judged, self._concurrency)
+            trial.differences = compare(trial.scores, before)
+            trial.losers = losers(trial.scores, before, str(golden.metrics[0]))
         if live and not trial.differences and live.evaluation == golden.content:
             trial.differences = compare_means(trial.scores, dict(live.scores))
         await self.index.set_scores(generation.name, golden.content, trial.scores.means)
@@ -504,6 +515,17 @@ class Night:
         new = {key: text for key, text in texts.items() if key not in self._asked}
         self._asked |= await questions_of(self.embedder, new)
         return {key: self._asked[key] for key in texts}
+
+    async def _questions_to(self, live: Generation, questions: dict[str, Question]) -> dict[str, Question]:
+        """Questions as the live generation's own embedder embeds them; none where it cannot be had any more."""
+        embedder = self.embedder.other(live.embedder)
+        if embedder is None or embedder is self.embedder:
+            return questions if embedder else {}
+        try:
+            return await questions_of(embedder, {key: question.text for key, question in questions.items()})
+        except (EmbeddingError, EndpointRefused, EndpointUnavailable) as error:
+            self.warnings.append(f"{live.name} could not be asked with its own embedder: {error}")
+            return {}
 
     @property
     def _concurrency(self) -> int:
@@ -752,7 +774,12 @@ class Night:
 
 @asynccontextmanager
 async def open_night(
-    corpus: Corpus, token: SecretStr | None, *, allow_removals: bool = False, repair: bool = False
+    corpus: Corpus,
+    token: SecretStr | None,
+    *,
+    access: Access = NO_ACCESS,
+    allow_removals: bool = False,
+    repair: bool = False,
 ) -> AsyncIterator[Night]:
     """Open everything that a night needs; its downloads are gone when it ends.
 
@@ -767,7 +794,15 @@ async def open_night(
             corpus.milvus, corpus.name, token, retrieval=corpus.retrieval, vectors=corpus.index
         ) as index:
             night = await asyncio.to_thread(
-                Night, corpus, index, Path(folder), progress, readers, allow_removals=allow_removals, repair=repair
+                Night,
+                corpus,
+                index,
+                Path(folder),
+                progress,
+                readers,
+                access=access,
+                allow_removals=allow_removals,
+                repair=repair,
             )
             yield night
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nightloom.documents import DocumentRef
-from nightloom.embedding import Vectors, unusable
+from nightloom.vectors import Vectors, unusable
 
 DEPTH = 10
 """Documents among which a probe must find its own."""

@@ -11,7 +11,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from nightloom.comparison import Difference, Loser
-from nightloom.embedding import Work
+from nightloom.engines import Work
 from nightloom.errors import Outcome
 from nightloom.history import NightRecord
 from nightloom.page import to_html
@@ -199,7 +199,7 @@ class QuarantineEntry(ReportPart):
 class EmbedderWork(ReportPart):
     """What embedding took."""
 
-    backend: str = Field(description="What ran the model: library, precision, device.")
+    backend: str = Field(description="What ran the model: library, precision, device; or its endpoint.")
     texts: int = Field(description="Texts of nodes.")
     busy_seconds: float = Field(description="Time with a batch under way.")
     idle_share: float = Field(description="Of the time from the first batch to the last: 0 to 1.")

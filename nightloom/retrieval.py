@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nightloom.concurrency import each
-from nightloom.embedding import Vectors
+from nightloom.vectors import Vectors
 
 NODES_PER_DOCUMENT = 4
 MOST_NODES = 16_384

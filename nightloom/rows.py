@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nightloom.documents import ID_HEX_DIGITS
-from nightloom.embedding import Vectors
 from nightloom.errors import IndexRefused
 from nightloom.keywords import Keywords
 from nightloom.planning import Head
 from nightloom.splitting import Node
+from nightloom.vectors import Vectors
 
 Row = dict[str, Any]
 Item = TypeVar("Item")

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from nightloom.corpus import SplittingSettings
 from nightloom.documents import Document, Place, node_id
-from nightloom.embedding import Embedder, Tokens
+from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError, EmbedderError
+from nightloom.vectors import Tokens
 
 SPLITTER_VERSION = 3
 """Part of the fingerprint: raise it whenever the nodes that come of the same text change."""

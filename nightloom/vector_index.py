@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nightloom.corpus import IndexSettings, Parameter
-from nightloom.embedding import Vectors
+from nightloom.vectors import Vectors
 
 FLAT_ROWS = 50_000
 """Below, every vector is compared: exact, and fast enough."""

@@ -9,8 +9,9 @@ from nightloom.corpus import corpus_name, load_corpus
 from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night, refused_report
 from tasks.lease import lease
+from tasks.pace import access_to
 from tasks.publish import show_report
-from tasks.secrets import milvus_token
+from tasks.secrets import find_secret
 
 
 @asynccontextmanager
@@ -32,10 +33,11 @@ async def begin(
     async with AsyncExitStack() as opened:
         try:
             corpus = load_corpus(corpus_file, sections)
-            token = await milvus_token(corpus.milvus)
+            token = await find_secret(corpus.milvus.secret)
             await opened.enter_async_context(lease(corpus))
+            access = await access_to(corpus.embedder)
             night = await opened.enter_async_context(
-                open_night(corpus, token, allow_removals=allow_removals, repair=repair)
+                open_night(corpus, token, access=access, allow_removals=allow_removals, repair=repair)
             )
         except NightloomError as error:
             await _refuse(error, name)

@@ -1,7 +1,7 @@
 """Embed: the nodes of a shard to vectors."""
 
-from nightloom.embedding import Vectors
 from nightloom.night import Night, ShardNodes
+from nightloom.vectors import Vectors
 from tasks.policy import step
 
 

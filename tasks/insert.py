@@ -2,8 +2,8 @@
 
 from prefect.logging import get_run_logger
 
-from nightloom.embedding import Vectors
 from nightloom.night import Night, ShardNodes
+from nightloom.vectors import Vectors
 from tasks.policy import step
 
 

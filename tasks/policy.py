@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 from prefect.tasks import exponential_backoff
 
-from nightloom.errors import TransientError
+from nightloom.errors import EndpointUnavailable, TransientError
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -20,7 +20,12 @@ JITTER = 0.5
 
 
 def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry can mend what a task run failed with: a TransientError, a timeout, and nothing else."""
+    """Whether a retry can mend what a task run failed with: a TransientError, a timeout, and nothing else.
+
+    An endpoint that asks to be left alone for long is.
+    """
+    if isinstance(state.data, EndpointUnavailable):
+        return state.data.retry_after_seconds is not None
     return isinstance(state.data, TransientError | TimeoutError)
 
 

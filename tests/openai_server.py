@@ -1,6 +1,8 @@
 """A server on loopback that speaks OpenAI's protocol, answers as a test says, and remembers what it was asked."""
 
+import base64
 import json
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +38,12 @@ class Asked:
 
 @dataclass
 class OpenAIServer:
-    """Answers are given in turn, the last one for ever; a function of the request may choose them instead."""
+    """Answers are given in turn, the last one for ever; a function of the request may choose them instead.
+
+    Attributes:
+        connected: Connections that were ever made.
+        connections: Those that are open.
+    """
 
     address: str
     models: Answer
@@ -44,6 +51,8 @@ class OpenAIServer:
     choose: Callable[[Asked], Answer] | None = None
     asked: list[Asked] = field(default_factory=list)
     under_way: int = 0
+    connected: int = 0
+    connections: int = 0
     over: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -68,6 +77,17 @@ def serving() -> Iterator[OpenAIServer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            super().setup()
+            with server.lock:
+                server.connected += 1
+                server.connections += 1
+
+        def finish(self) -> None:
+            with server.lock:
+                server.connections -= 1
+            super().finish()
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -211,3 +231,36 @@ def hangs(server: OpenAIServer) -> Answer:
         server.over.wait(60)
 
     return give
+
+
+def embeds(
+    vector: Callable[[str], list[float]],
+    *,
+    seconds: float = 0,
+    arrange: Callable[[list[dict[str, Any]]], Any] = lambda data: data,
+) -> Answer:
+    """The embeddings of the texts that are asked for.
+
+    Args:
+        vector: Of a text.
+        seconds: That it takes.
+        arrange: What is made of the entries before they are sent.
+    """
+
+    def give(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        threading.Event().wait(seconds)
+        vectors = [vector(text) for text in body["input"]]
+        is_packed = body.get("encoding_format") == "base64"
+        data = [
+            {"object": "embedding", "index": at, "embedding": packed(one) if is_packed else one}
+            for at, one in enumerate(vectors)
+        ]
+        reply = {"object": "list", "model": MODEL, "data": arrange(data), "usage": {"prompt_tokens": 1}}
+        send(handler, 200, json.dumps(reply).encode())
+
+    return give
+
+
+def packed(vector: list[float]) -> str:
+    """A vector as OpenAI packs it."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -319,7 +319,7 @@ FAILURES: dict[str, tuple[Answer, int, str]] = {
 def test_where_the_model_fails_the_passages_are_shown(
     corpus: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
-    monkeypatch.setattr("nightloom.llm.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("nightloom.endpoints.PAUSE_SECONDS", 0.01)
     monkeypatch.setenv(ANSWERS_KEY, KEY)
     answer, code, message = FAILURES[failure]
     server.script = [answer]

@@ -11,25 +11,52 @@ import pytest
 from nightloom import backends, onnx_model
 from nightloom.backends import Backend, Candidate, candidates, choose, measure, open_backend, working
 from nightloom.corpus import EmbedderSettings
-from nightloom.embedding import Embedder, Tokens, Vectors, batches
+from nightloom.embedding import Embedder
+from nightloom.engines import batches
 from nightloom.errors import EmbedderError, EmbeddingError
+from nightloom.local_model import LocalModel
 from nightloom.models import Model
+from nightloom.vectors import Tokens, Vectors
 from tests.nights import MODEL
 
 TEXTS = [f"{'The tide follows the moon, twice a day. ' * (1 + at % 5)} Note {at}." for at in range(23)]
 ONNX, TORCH = Candidate("onnx", "fp32"), Candidate("torch", "fp32")
 
 
+def settings(**keys: str | int) -> EmbedderSettings:
+    return EmbedderSettings.model_validate({"model": MODEL, **keys})
+
+
 def opened(**keys: str | int) -> Embedder:
-    return Embedder(EmbedderSettings.model_validate({"model": MODEL, **keys}))
+    return Embedder(settings(**keys))
+
+
+def backend_of(embedder: Embedder) -> str:
+    assert isinstance(embedder.engine, LocalModel)
+    return embedder.engine.backend.name
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    return LocalModel(settings()).model
+
+
+@pytest.fixture(scope="session")
+def graph(model: Model) -> Path:
+    """The graph of the packaged model, which takes half a minute to make."""
+    return onnx_model.onnx_file(model, "fp32")
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of graphs and choices."""
-    monkeypatch.setattr(backends, "CACHE", tmp_path / "models")
-    monkeypatch.setattr(onnx_model, "CACHE", tmp_path / "models")
-    return tmp_path / "models"
+def cache(tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that holds that graph alone, here and in processes that are started."""
+    folder = tmp_path / "nightloom" / "models"
+    folder.mkdir(parents=True)
+    (folder / graph.name).symlink_to(graph)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backends, "CACHE", folder)
+    monkeypatch.setattr(onnx_model, "CACHE", folder)
+    return folder
 
 
 # --- vectors
@@ -39,7 +66,7 @@ async def test_torch_and_onnx_give_the_same_vectors() -> None:
     ours, theirs = opened(backend="onnx", batch_tokens=200), opened(backend="torch")
     vectors = await ours.embed_texts(TEXTS)
     np.testing.assert_allclose(vectors, await theirs.embed_texts(TEXTS), atol=1e-5)
-    assert (ours.backend.name, theirs.backend.name) == ("onnx fp32 on cpu", "torch fp32 on cpu")
+    assert (backend_of(ours), backend_of(theirs)) == ("onnx fp32 on cpu", "torch fp32 on cpu")
     assert ours.identity == theirs.identity
 
 
@@ -55,9 +82,9 @@ async def test_a_lower_precision_gives_almost_the_same_vectors_and_another_ident
     assert rough.identity != embedder.identity
 
 
-def test_torch_has_no_int8() -> None:
+def test_torch_has_no_int8(model: Model) -> None:
     with pytest.raises(EmbedderError, match=r'embedder\.precision: .* set backend = "onnx"'):
-        open_backend(opened().model, "torch", "int8")
+        open_backend(model, "torch", "int8")
 
 
 # --- the choice
@@ -72,9 +99,7 @@ def test_a_machine_has_ways_for_every_precision(monkeypatch: pytest.MonkeyPatch)
     assert candidates("onnx", "fp32") == [ONNX]
 
 
-def test_the_fastest_way_is_measured_once_and_kept(
-    cache: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fastest_way_is_measured_once_and_kept(cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def measured(*arguments: object) -> dict[str, float]:
@@ -82,46 +107,70 @@ def test_the_fastest_way_is_measured_once_and_kept(
         return {"onnx fp32 on cpu": 20.0, "torch fp32 on cpu": 30.0}
 
     monkeypatch.setattr(backends, "measured_elsewhere", measured)
-    assert [choose(embedder.model, [ONNX, TORCH]) for _ in range(3)] == [TORCH] * 3
+    assert [choose(model, [ONNX, TORCH]) for _ in range(3)] == [TORCH] * 3
     assert len(asked) == 1
     (kept,) = cache.glob("*.json")
     kept.write_text('{"onnx fp32 on cpu": 25.0, "torch fp32 on cpu": 30.0}')
-    assert choose(embedder.model, [ONNX, TORCH]) == ONNX, "torch has to be faster by what it takes to import"
+    assert choose(model, [ONNX, TORCH]) == ONNX, "torch has to be faster by what it takes to import"
     kept.write_text("no longer JSON")
-    assert choose(embedder.model, [ONNX, TORCH]) == TORCH
+    assert choose(model, [ONNX, TORCH]) == TORCH
     assert len(asked) == 2
 
 
-def test_a_way_that_does_not_work_is_not_chosen(cache: Path, embedder: Embedder) -> None:
-    broken = Candidate("torch", "fp32", "no-such-device")
-    assert choose(embedder.model, [broken, TORCH]) == TORCH
+def test_a_way_that_was_not_there_before_is_measured(
+    cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {str(ONNX): 20.0, str(TORCH): 10.0}
+    monkeypatch.setattr(backends, "measured_elsewhere", lambda *_arguments: rates)
+    assert choose(model, [ONNX, TORCH]) == ONNX
+    rates[str(on_gpu := Candidate("torch", "fp32", "cuda"))] = 900.0
+    assert choose(model, [on_gpu, ONNX, TORCH]) == on_gpu
+    assert choose(model, [ONNX, TORCH]) == ONNX
+    assert len(list(cache.glob("*.json"))) == 1
+
+
+def test_a_way_that_does_not_work_is_not_chosen(cache: Path, graph: Path, model: Model) -> None:
+    broken = Candidate("onnx", "int8")
+    (cache / graph.name.replace("fp32", "int8")).write_bytes(b"no graph")
+    assert choose(model, [broken, ONNX]) == ONNX
     (kept,) = cache.glob("*.json")
-    assert list(json.loads(kept.read_text())) == [str(TORCH)]
+    rates = json.loads(kept.read_text())
+    assert rates.pop(str(broken)) == 0
+    assert list(rates) == [str(ONNX)]
 
 
-def test_where_no_way_works_the_reason_is_said(embedder: Embedder) -> None:
+def test_where_no_way_works_the_reason_is_said(model: Model) -> None:
     ways = [Candidate("torch", "fp32", "no-such-device"), Candidate("torch", "fp32", "nor-such")]
-    found = measure(embedder.model, ways)
+    found = measure(model, ways)
     assert [str(way) in str(found[str(way)]) for way in ways] == [True, True]
     with pytest.raises(EmbedderError, match=r"no backend works: .*no-such-device.*; .*nor-such"):
-        working(embedder.model, found)
+        working(model, found)
 
 
 def test_a_model_that_cannot_be_exported_says_why(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "no-such-type"}')
-    with pytest.raises(EmbedderError, match=r"cannot be made an ONNX graph: .*no-such-type"):
-        onnx_model.onnx_file(Model(tmp_path / "model", "0" * 64), "fp32")
-    assert not list(cache.glob("*")), "nothing half-made stays"
+    with pytest.raises(ValueError, match="no-such-type"):
+        onnx_model.onnx_file(Model(tmp_path / "model", "0" * 64), "fp32", here=True)
+    assert not list(cache.glob("0000*")), "nothing half-made stays"
+
+
+def test_what_goes_wrong_in_another_process_is_said_in_this_one(cache: Path, graph: Path, model: Model) -> None:
+    (cache / graph.name).unlink()
+    (cache / graph.name).write_bytes(b"no graph")
+    with pytest.raises(EmbedderError, match=r"cannot be made an ONNX graph: .*(protobuf|parsing)") as refused:
+        onnx_model.onnx_file(model, "int8")
+    assert str(model.folder) in str(refused.value)
+    assert len(list(cache.glob("*"))) == 1, "nothing half-made stays"
 
 
 def test_a_graph_that_gives_other_vectors_is_refused(
-    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_model, "CLOSE", -1.0)
     monkeypatch.setattr(np, "allclose", lambda *_arguments, **_more: False)
     with pytest.raises(EmbedderError, match="other vectors than the model"):
-        onnx_model.export(embedder.folder, tmp_path / "model.onnx")
+        onnx_model.export(model.folder, tmp_path / "model.onnx")
 
 
 # --- batches
@@ -138,11 +187,11 @@ def test_batches_hold_texts_of_like_length_within_their_limit() -> None:
     assert list(batches([], 20)) == []
 
 
-class Held(Embedder):
+class Held(LocalModel):
     """Counts what is embedded at once, and waits before the first batch until it is told to go on."""
 
     def __init__(self) -> None:
-        super().__init__(EmbedderSettings(model=MODEL))
+        super().__init__(settings())
         self.go, self.begun = threading.Event(), threading.Event()
         self.sizes: list[int] = []
         self.fails = False
@@ -150,6 +199,9 @@ class Held(Embedder):
     @property
     def backend(self) -> Backend:
         return Backend("held", 100_000, self.encode)
+
+    async def embed_texts(self, texts: list[str]) -> Vectors:
+        return await self.embed(texts, [self.tokens(text) for text in texts], are_nodes=True)
 
     def encode(self, ids: Tokens, mask: Tokens) -> Vectors:
         self.begun.set()

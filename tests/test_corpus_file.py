@@ -29,7 +29,7 @@ from nightloom.corpus import (
     load_corpus,
 )
 from nightloom.errors import CorpusFileError
-from nightloom.secrets import milvus_token
+from nightloom.secrets import from_environment
 from tests.builders import ROOT
 
 MINIMAL = 'name = "docs"\n[[sources]]\npath = "pages"\n'
@@ -75,7 +75,8 @@ def test_what_the_template_calls_a_default_is_one() -> None:
         for line in template.splitlines()
         if not re.match(
             r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split|reranker|floor)\b)"
-            r"|# batch_tokens",
+            r"|# (batch_tokens|requests_per_minute = 3000|tokens_per_minute|tokenizer|dimensions|max_tokens = 512)\b"
+            r"|# api_key_block = \"embedder",
             line,
         )
     )
@@ -542,12 +543,13 @@ def test_the_token_is_in_no_model_and_in_no_text(tmp_path: Path) -> None:
     environ = {"NIGHTLOOM_MILVUS_TOKEN": f"root:{PASSWORD}"}
     corpus = load(tmp_path, environ=environ)
     assert PASSWORD not in f"{corpus!r} {corpus} {corpus.model_dump_json()}"
-    token = milvus_token(environ)
+    place = corpus.milvus.secret
+    token = from_environment(place, environ)
     assert token is not None
     assert PASSWORD not in f"{token!r} {token}"
     assert token.get_secret_value() == f"root:{PASSWORD}"
-    assert milvus_token({}) is None
-    assert milvus_token({"NIGHTLOOM_MILVUS_TOKEN": ""}) is None
+    assert from_environment(place, {}) is None
+    assert from_environment(place, {"NIGHTLOOM_MILVUS_TOKEN": ""}) is None
 
 
 def test_a_token_in_the_file_or_its_section_is_no_key_and_is_not_repeated(tmp_path: Path) -> None:

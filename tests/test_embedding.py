@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from nightloom.corpus import EmbedderSettings, load_corpus
-from nightloom.embedding import Embedder, checked, unusable
+from nightloom.embedding import Embedder
 from nightloom.errors import EmbedderError, EmbeddingError, InputError
 from nightloom.fingerprint import fingerprint
+from nightloom.local_model import LocalModel
 from nightloom.models import find_model
+from nightloom.vectors import checked, unusable
 from tests.builders import MODEL, write_tree
 
 WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -41,8 +43,8 @@ def refusal(model: str, revision: str | None = None) -> str:
 # --- vectors
 
 
-def test_the_packaged_weights_are_the_published_ones(embedder: Embedder) -> None:
-    assert hashlib.sha256((embedder.folder / "model.safetensors").read_bytes()).hexdigest() == WEIGHTS
+def test_the_packaged_weights_are_the_published_ones() -> None:
+    assert hashlib.sha256((find_model(MODEL) / "model.safetensors").read_bytes()).hexdigest() == WEIGHTS
 
 
 async def test_a_text_has_one_vector_whatever_its_neighbours(embedder: Embedder) -> None:
@@ -129,6 +131,16 @@ def test_the_identity_is_the_same_wherever_the_model_lies(tmp_path: Path) -> Non
 )
 def test_any_changed_file_of_the_model_is_another_identity(tmp_path: Path, change: dict[str, bytes | str]) -> None:
     assert made(tmp_path / "one", FILES).identity != made(tmp_path / "other", FILES | change).identity
+
+
+def test_what_is_made_of_a_model_is_known_by_its_files_alone(tmp_path: Path) -> None:
+    def weights(name: str, files: dict[str, bytes | str], text_prefix: str = "") -> str:
+        engine = made(tmp_path / name, files, text_prefix).engine
+        assert isinstance(engine, LocalModel)
+        return engine.model.weights
+
+    assert weights("one", FILES) == weights("same", FILES, "passage: ")
+    assert weights("one", FILES) != weights("other", FILES | {"model.safetensors": b"others"})
 
 
 def test_the_fingerprint_follows_what_makes_embeddings_comparable(embedder: Embedder) -> None:

@@ -26,12 +26,13 @@ from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
 from nightloom import night as night_module
 from nightloom.contents import Contents
 from nightloom.documents import document_id
-from nightloom.embedding import Embedder, Tokens, Vectors
+from nightloom.embedding import Embedder
 from nightloom.errors import IndexInconsistent, IndexUnavailable, NightloomError
 from nightloom.generations import Generation
 from nightloom.index import Index, open_index
 from nightloom.milvus import Connection
 from nightloom.night import Night
+from nightloom.vectors import Tokens, Vectors
 from tasks.insert import insert
 from tests.builders import ROOT
 from tests.lossy_proxy import LossyProxy

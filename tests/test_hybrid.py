@@ -16,10 +16,11 @@ from nightloom.errors import IndexInputError
 from nightloom.fingerprint import fingerprint
 from nightloom.index import open_index
 from nightloom.keywords import Keywords
+from nightloom.models import find_model
 from nightloom.retrieval import Question
 from nightloom.rows import KEYWORDS
 from tests.builders import console
-from tests.nights import ON_LITE, QUERIES, TEXTS, Home, live_name, night
+from tests.nights import MODEL, ON_LITE, QUERIES, TEXTS, Home, live_name, night
 from tests.test_plain_llamaindex import READER
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -122,9 +123,7 @@ async def test_a_server_without_bm25_refuses_hybrid_at_once_and_says_what_to_do(
 
 
 @ON_LITE
-async def test_the_command_line_and_plain_llamaindex_read_a_hybrid_generation(
-    home: Home, embedder: Embedder, tmp_path: Path
-) -> None:
+async def test_the_command_line_and_plain_llamaindex_read_a_hybrid_generation(home: Home, tmp_path: Path) -> None:
     home.configure(f'{HYBRID}top_k = 3\nfilter = {{source = "texts", uri = "texts/moon.txt"}}\n')
     await night(home)
     question = QUERIES["q1"]
@@ -140,7 +139,7 @@ async def test_the_command_line_and_plain_llamaindex_read_a_hybrid_generation(
     refused = console("ask", home.file, question, "--filter", "a b=1", folder=tmp_path)
     assert (refused.returncode, "filter 'a b': no such metadata" in refused.stderr) == (2, True)
 
-    arguments = [home.corpus.milvus.uri, home.name, str(embedder.folder), QUERIES["q3"]]
+    arguments = [home.corpus.milvus.uri, home.name, str(find_model(MODEL)), QUERIES["q3"]]
     done = subprocess.run(  # noqa: ASYNC221  nothing else runs meanwhile
         [sys.executable, "-c", READER, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )

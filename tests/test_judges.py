@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.blocks.system import Secret
 
-from nightloom import llm
+from nightloom import endpoints
 from nightloom.corpus import AnswersSettings, EvaluationSettings, load_corpus
 from nightloom.errors import CorpusFileError, IndexUnavailable
 from nightloom.golden import Reference, load_golden
@@ -19,7 +19,7 @@ from nightloom.llm import open_endpoint
 from nightloom.report import AnswerScores, to_markdown
 from nightloom.rows import Hit
 from nightloom.secrets import ANSWERS_KEY, OPENAI_KEY
-from tasks.secrets import answers_key
+from tasks.secrets import find_secret
 from tests.index_once import indexed
 from tests.nights import QRELS, QUERIES, Home, night
 from tests.openai_server import MODEL, Answer, Asked, OpenAIServer, breaks_off, fails, hangs, says, sends, serving
@@ -42,7 +42,7 @@ def server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture(autouse=True)
 def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(endpoints, "PAUSE_SECONDS", 0.01)
 
 
 def kind(asked: Asked) -> str:
@@ -237,7 +237,7 @@ async def test_openais_key_goes_to_openai_alone(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    key = await answers_key(AnswersSettings(model=MODEL, base_url=url))
+    key = await find_secret(AnswersSettings(model=MODEL, base_url=url).secret)
     assert (key.get_secret_value() if key else None) == expected
     assert "ours" not in repr(key)
 
@@ -246,11 +246,11 @@ async def test_openais_key_goes_to_openai_alone(
 async def test_the_key_comes_from_the_block_that_the_corpus_file_names() -> None:
     await Secret(value="from-the-block").asave("answers-key-of-a-test", overwrite=True)
     settings = AnswersSettings(model=MODEL, base_url="http://h/v1", api_key_block="answers-key-of-a-test")
-    key = await answers_key(settings)
+    key = await find_secret(settings.secret)
     assert key is not None
     assert key.get_secret_value() == "from-the-block"
     with pytest.raises(CorpusFileError, match=r"answers\.api_key_block.*'nobody'.*NIGHTLOOM_ANSWERS_KEY"):
-        await answers_key(settings.model_copy(update={"api_key_block": "nobody"}))
+        await find_secret(settings.model_copy(update={"api_key_block": "nobody"}).secret)
 
 
 # --- the night

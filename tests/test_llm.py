@@ -12,7 +12,7 @@ import pytest
 from llama_index.core.llms import ChatMessage
 from pydantic import SecretStr
 
-from nightloom import llm
+from nightloom import endpoints
 from nightloom.corpus import AnswersSettings
 from nightloom.errors import (
     CorpusFileError,
@@ -50,7 +50,7 @@ def server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture(autouse=True)
 def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(endpoints, "PAUSE_SECONDS", 0.01)
 
 
 def settings(server: OpenAIServer, **keys: Any) -> AnswersSettings:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nightloom.embedding import Embedder
-from tests.nights import QUERIES, TEXTS, Home, night
+from nightloom.models import find_model
+from tests.nights import MODEL, QUERIES, TEXTS, Home, night
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -39,11 +39,9 @@ asyncio.run(main())
 """
 
 
-async def test_plain_llamaindex_opens_the_live_generation_and_answers(
-    home: Home, embedder: Embedder, tmp_path: Path
-) -> None:
+async def test_plain_llamaindex_opens_the_live_generation_and_answers(home: Home, tmp_path: Path) -> None:
     await night(home)
-    arguments = [home.corpus.milvus.uri, home.name, str(embedder.folder), QUERIES["q3"]]
+    arguments = [home.corpus.milvus.uri, home.name, str(find_model(MODEL)), QUERIES["q3"]]
     done = subprocess.run(  # noqa: ASYNC221  nothing else runs meanwhile
         [sys.executable, "-c", READER, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -17,11 +17,12 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from nightloom import operate
 from nightloom.contents import Contents
-from nightloom.corpus import EmbedderSettings
-from nightloom.embedding import Embedder, Vectors
+from nightloom.embedding import Embedder
 from nightloom.errors import Held, IndexInconsistent, IndexInputError, NightFailed
 from nightloom.index import open_index
+from nightloom.models import find_model
 from nightloom.splitting import Node, Splitter
+from nightloom.vectors import Vectors
 from tests.builders import MODEL, command
 from tests.nights import Home, live_name, night
 
@@ -181,11 +182,15 @@ async def test_rows_that_are_lost_after_they_were_counted_are_missed(
     assert re.search(r"\d+ of \d+ rows that were looked at are not there", await held(home))
 
 
+ON_TORCH = 'backend = "torch"\n'
+"""For a model that nobody has seen before: making it a graph takes longer than all that it embeds."""
+
+
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the packaged one's shape that has learnt nothing."""
     folder = tmp_path_factory.mktemp("untrained")
-    known = Embedder(EmbedderSettings(model=MODEL)).folder
+    known = find_model(MODEL)
     config = AutoModel.from_pretrained(known).config
     assert isinstance(config, BertConfig)
     BertModel(config).save_pretrained(folder)
@@ -200,16 +205,16 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_an_untrained_embedder_is_held_against_what_the_trained_one_finds(home: Home, untrained: Path) -> None:
-    configure(home, model=str(untrained))
+    configure(home, ON_TORCH, model=str(untrained))
     says = await held(home)
     assert "below the live generation's" in says
     assert "95 % interval" in says, "the live generation was asked with its own embedder"
 
 
 async def test_where_the_live_embedder_is_gone_its_scores_still_count(home: Home, untrained: Path) -> None:
-    configure(home, model=str(untrained))
+    configure(home, ON_TORCH, model=str(untrained))
     with pytest.MonkeyPatch.context() as gone:
-        gone.setattr("nightloom.night.described", lambda *_: None)
+        gone.setattr(Embedder, "other", lambda *_: None)
         assert re.search(r"nDCG@10 .* below the live generation's .* \(not paired\)", await held(home))
 
 

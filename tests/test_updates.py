@@ -13,11 +13,12 @@ from pymilvus import MilvusClient
 from nightloom import operate
 from nightloom.contents import Contents
 from nightloom.documents import document_id
-from nightloom.embedding import Embedder, Vectors
+from nightloom.embedding import Embedder
 from nightloom.errors import Held, IndexBusy, IndexInconsistent, IndexInputError, IndexTaken, NightFailed
 from nightloom.generations import WRITER
 from nightloom.index import Index, open_index
 from nightloom.night import Night
+from nightloom.vectors import Vectors
 from tests.builders import command
 from tests.nights import ON_LITE, TEXTS, Home, live_name, night
 

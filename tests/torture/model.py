@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from nightloom.documents import Document, DocumentRef
-from nightloom.embedding import Embedder, Tokens, Vectors
+from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError
 from nightloom.readers import Readers
+from nightloom.vectors import Tokens, Vectors
 
 SOURCE = "texts"
 DIM = 64

@@ -149,11 +149,12 @@ def evaluate(
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
     from nightloom.trec import write_trec_qrels, write_trec_run  # noqa: PLC0415
 
-    judged, scores = _answer(
+    asked = _answer(
         corpus,
         lambda loaded, token: live.evaluate_live(loaded, token, _other_golden(loaded, queries, qrels), from_run),
         as_json=as_json,
     )
+    judged, scores = asked.judged, asked.scores
     if trec_run:
         write_trec_run(trec_run, scores.rankings, judged.names, tag="nightloom")
     if trec_qrels:

@@ -8,8 +8,9 @@ from typing import Any
 from nightloom.corpus import corpus_name, load_corpus
 from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night, refused_report
+from tasks.events import announce
 from tasks.lease import lease
-from tasks.publish import show_report
+from tasks.publish import publish_refused
 from tasks.secrets import milvus_token
 
 
@@ -44,10 +45,11 @@ async def begin(
             failure = NightFailed(f"{type(error).__name__}: {error}")
             await _refuse(failure, name)
             raise failure from error
+        announce("night.started", corpus.name)
         yield night
 
 
 async def _refuse(error: NightloomError, name: str) -> None:
     report = refused_report(name, error)
     error.report = report
-    await show_report(report)
+    await publish_refused(report)

@@ -43,4 +43,7 @@ async def _from_block(name: str, key: str, variable: str) -> SecretStr:
         raise CorpusFileError(
             f"{key}: there is no Prefect Secret block {name!r}; create it, or set {variable}"
         ) from None
-    return SecretStr(str(block.get()))
+    value = str(block.get())
+    if not value:
+        raise CorpusFileError(f"{key}: the Prefect Secret block {name!r} is still empty; fill it in, or set {variable}")
+    return SecretStr(value)

@@ -10,6 +10,7 @@ from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night, refused_report
 from tasks.events import announce
 from tasks.lease import lease
+from tasks.logs import quiet_tasks
 from tasks.publish import publish_refused
 from tasks.secrets import milvus_token
 
@@ -35,6 +36,7 @@ async def begin(
             corpus = load_corpus(corpus_file, sections)
             token = await milvus_token(corpus.milvus)
             await opened.enter_async_context(lease(corpus))
+            opened.enter_context(quiet_tasks())
             night = await opened.enter_async_context(
                 open_night(corpus, token, allow_removals=allow_removals, repair=repair)
             )

@@ -20,6 +20,8 @@ from tasks.events import announce_end
 
 PROGRESS_SECONDS = 2
 """Between two updates of the progress artifact, at least."""
+LOGGED_TIMES = 10
+"""Lines about the progress in the log of a night, at most."""
 PAUSE_SECONDS = 120
 """Without another update of the progress, where the UI did not take one."""
 
@@ -32,6 +34,7 @@ class ProgressArtifact:
         self._night = night
         self._id: UUID | None = None
         self._due = 0.0
+        self._logged = 0
         self._turn = asyncio.Lock()
 
     async def update(self) -> None:
@@ -41,6 +44,7 @@ class ProgressArtifact:
 
     async def _update(self) -> None:
         snapshot = self._night.progress.snapshot
+        self._log(snapshot)
         done = snapshot.shards_done == snapshot.shards
         percent = 100.0 * snapshot.shards_done / snapshot.shards if snapshot.shards else 100.0
         now = time.monotonic()
@@ -54,6 +58,13 @@ class ProgressArtifact:
             else:
                 await aupdate_progress_artifact(self._id, progress=percent, description=in_words(snapshot))
             self._due = now + PROGRESS_SECONDS
+
+    def _log(self, snapshot: Snapshot) -> None:
+        """A line for each tenth of the shards."""
+        tenths = LOGGED_TIMES * snapshot.shards_done // snapshot.shards if snapshot.shards else 0
+        if tenths > self._logged:
+            self._logged = tenths
+            get_run_logger().info(in_words(snapshot))
 
 
 def in_words(snapshot: Snapshot) -> str:

@@ -145,7 +145,8 @@ def speaking_to(prefect: LocalPrefect) -> Iterator[None]:
 def first_night(deployed: Deployed, webhook: Webhook) -> Night:
     """The first run of the deployment `demo`, asked for and watched as an operator does."""
     done = deployed.prefect.prefect("deployment", "run", "nightly-reindex/demo", "--watch")
-    (run,) = deployed.prefect.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    run = latest_run(deployed.prefect, "nightly-reindex")
+    assert run, done.stdout + done.stderr
     return night_of(deployed.prefect, run, done.stdout + done.stderr, done.returncode)
 
 
@@ -153,22 +154,22 @@ def first_night(deployed: Deployed, webhook: Webhook) -> Night:
 def downstream(deployed: Deployed, first_night: Night) -> Night:
     """The run that the promotion of the first night has started; the automation is gone then."""
     prefect = deployed.prefect
-    wanted = {
-        "flows": {"name": {"any_": ["query-evaluation"]}},
-        "flow_runs": {"state": {"name": {"not_any_": ["Scheduled"]}}},
-    }
 
     def started() -> dict[str, Any] | None:
-        found: list[dict[str, Any]] = prefect.ask("/flow_runs/filter", wanted)
-        return found[0] if found else None
+        return latest_run(prefect, "query-evaluation")
 
     run = wait_until(started, "a run of query-evaluation after the promotion", AUTOMATION_SECONDS, prefect.log_end)
     ended = prefect.run_when(run["id"])
-    (automation,) = (
-        one for one in prefect.ask("/automations/filter", {}) if one["name"].startswith("After a promotion")
-    )
-    prefect.delete(f"/automations/{automation['id']}")
+    names = {one["name"]: one["id"] for one in prefect.ask("/automations/filter", {})}
+    prefect.delete(f"/automations/{names['After a promotion of demo']}")
     return night_of(prefect, ended)
+
+
+def latest_run(prefect: LocalPrefect, flow: str) -> dict[str, Any] | None:
+    """The run of a flow that was asked for last, not by a schedule; None where there is none."""
+    wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_DESC"}
+    runs: list[dict[str, Any]] = prefect.ask("/flow_runs/filter", wanted)
+    return next((run for run in runs if not run["auto_scheduled"]), None)
 
 
 def night_of(prefect: LocalPrefect, run: dict[str, Any], output: str = "", exit_code: int = 0) -> Night:

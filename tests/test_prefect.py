@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 from uuid import uuid4
 
@@ -32,6 +33,7 @@ from tests.prefect_stack import (
     QUESTIONS,
     Deployed,
     Night,
+    latest_run,
     night_of,
     speaking_to,
 )
@@ -48,6 +50,7 @@ CONTAINERS = yaml.safe_load((ROOT / "deployments" / "prefect.containers.yaml").r
 NAMES = ("demo", "tutorial")
 
 AUTOMATIONS = sorted((ROOT / "deployments" / "automations").glob("*.yaml"))
+PAGE_LINES = 40
 UNDER_WAY = frozenset({"PENDING", "RUNNING"})
 
 
@@ -169,6 +172,16 @@ def test_a_run_leaves_report_counts_and_progress(first_night: Night) -> None:
     progress = first_night.artifacts["demo-progress"]
     assert progress["data"] == 100.0
     assert progress["description"].startswith("2 of 2 shards, ")
+
+
+def test_the_log_of_a_night_is_a_page_with_counts_and_rates(deployed: Deployed, first_night: Night) -> None:
+    wanted = {"logs": {"flow_run_id": {"any_": [first_night.run["id"]]}}, "limit": 200}
+    lines = [entry["message"] for entry in deployed.prefect.ask("/logs/filter", wanted)]
+    assert any(re.match(r"2 of 2 shards, \d+\.\d nodes/s", line) for line in lines), lines
+    assert len(lines) <= PAGE_LINES, lines
+    assert sum(line.startswith("Finished in state Completed") for line in lines) <= 1, "one for each task"
+    start = {topic: " ".join(topics[topic].split())[:40] for topic in QUESTIONS}
+    assert not [topic for topic, text in start.items() if any(text in line for line in lines)]
 
 
 def test_the_counts_add_up(first_night: Night) -> None:
@@ -530,8 +543,8 @@ def test_the_classic_ui_shows_the_report_too(page: Page, url: str, first_night: 
 def test_an_operator_takes_a_night_back_from_the_ui(page: Page, url: str, deployed: Deployed, picture: Path) -> None:
     """The last night of this file: what it left is found by its keys, and the form of the rollback needs no name."""
     prefect = deployed.prefect
-    flow = {"flows": {"name": {"any_": ["nightly-reindex"]}}, "flow_runs": {"state": {"name": {"any_": ["Completed"]}}}}
-    (last,) = prefect.ask("/flow_runs/filter", flow | {"sort": "START_TIME_DESC", "limit": 1})
+    last = latest_run(prefect, "nightly-reindex")
+    assert last
     page.goto(f"{url}/v2/runs/flow-run/{last['id']}?tab=Artifacts")
     for key in ("demo-report", "demo-scores", "demo-quarantine", "demo-documents", "demo-generations"):
         expect(page.get_by_text(key, exact=True).first).to_be_visible()
@@ -541,10 +554,9 @@ def test_an_operator_takes_a_night_back_from_the_ui(page: Page, url: str, deploy
     live = latest_generations(prefect)[0]
     screenshots.open_rollback(page, url, prefect.ask("/deployments/name/rollback/demo")["id"])
     page.get_by_role("button", name="Submit").click()
-    expect(page).to_have_url(re.compile("/runs/flow-run/"))
-    (back,) = prefect.ask(
-        "/flow_runs/filter", {"flows": {"name": {"any_": ["rollback"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1}
-    )
+    expect(page).not_to_have_url(re.compile("/run$"))
+    back = latest_run(prefect, "rollback")
+    assert back
     ended = prefect.run_when(back["id"])
     assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
     page.goto(f"{url}/v2/runs/flow-run/{back['id']}?tab=Details")

@@ -35,10 +35,8 @@ QUESTIONS = {
 
 
 MISSING_SECONDS = 15
-AUTOMATION_SECONDS = 60
-"""For an automation to act."""
 PLANNED_SECONDS = 240
-"""For the server to plan runs: usually seconds, and a minute or more where SQLite keeps its scheduler waiting."""
+"""For the server to plan runs, and its automations to act: usually seconds, minutes where SQLite keeps it waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +156,7 @@ def downstream(deployed: Deployed, first_night: Night) -> Night:
     def started() -> dict[str, Any] | None:
         return latest_run(prefect, "query-evaluation")
 
-    run = wait_until(started, "a run of query-evaluation after the promotion", AUTOMATION_SECONDS, prefect.log_end)
+    run = wait_until(started, "a run of query-evaluation after the promotion", PLANNED_SECONDS, prefect.log_end)
     ended = prefect.run_when(run["id"])
     names = {one["name"]: one["id"] for one in prefect.ask("/automations/filter", {})}
     prefect.delete(f"/automations/{names['After a promotion of demo']}")

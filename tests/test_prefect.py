@@ -27,7 +27,6 @@ from deployments.local_prefect import ROOT, LocalPrefect, children, wait_until
 from nightloom.errors import EmbedderError, Held, IndexUnavailable, NightFailed, SourceUnavailable
 from tasks.policy import RETRIES, step
 from tests.prefect_stack import (
-    AUTOMATION_SECONDS,
     CANARY,
     PLANNED_SECONDS,
     QUESTIONS,
@@ -284,9 +283,7 @@ def test_somebody_is_called_when_no_night_is_completed(
 
 def called(deployed: Deployed, webhook: Webhook, *words: str) -> dict[str, Any]:
     """The message that holds these words, once it has come."""
-    return wait_until(
-        lambda: webhook.message(*words), f"a message {words}", AUTOMATION_SECONDS, deployed.prefect.log_end
-    )
+    return wait_until(lambda: webhook.message(*words), f"a message {words}", PLANNED_SECONDS, deployed.prefect.log_end)
 
 
 def test_a_run_whose_machine_is_gone_is_marked(deployed: Deployed, refused_night: Night, tmp_path: Path) -> None:

@@ -98,13 +98,14 @@ async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
     report = night.report(outcome, reason)
     if outcome != "refused":  # bad input leaves nothing behind
         save_report(report, night.corpus.reports)
-    await show_report(report)
-    await show_scores(report)
-    await show_table(report.corpus, "counts", counts_table(report), "Documents and nodes of the night")
-    await _show_documents(night, report)
-    if outcome in {"promoted", "held"}:
-        async with showing("generations"):
-            await show_generations(report.corpus, await night.index.generations())
+    await asyncio.gather(
+        show_report(report),
+        show_scores(report),
+        show_table(report.corpus, "counts", counts_table(report), "Documents and nodes of the night"),
+        _show_documents(night, report),
+        _show_quarantine(report),
+        _show_generations(night, outcome),
+    )
     announce_end(report)
     get_run_logger().info("%s: %s (report: %s)", report.outcome, reason, report.file)
     return report
@@ -114,8 +115,17 @@ async def _show_documents(night: Night, report: RunReport) -> None:
     changes = documents_table(night.plan, night.live_heads, {entry.id for entry in night.quarantined})
     says = f"{len(changes)} documents added, changed or removed, compared with what readers saw before"
     await show_table(report.corpus, "documents", changes, says)
-    refused = quarantine_table(report.quarantine)
-    await show_table(report.corpus, "quarantine", refused, f"{len(refused)} documents could not be taken")
+
+
+async def _show_quarantine(report: RunReport) -> None:
+    rows = quarantine_table(report.quarantine)
+    await show_table(report.corpus, "quarantine", rows, f"{len(rows)} documents could not be taken")
+
+
+async def _show_generations(night: Night, outcome: Outcome) -> None:
+    if outcome in {"promoted", "held"}:  # there is another one
+        async with showing("generations"):
+            await show_generations(night.corpus.name, await night.index.generations())
 
 
 async def publish_refused(report: RunReport) -> None:

@@ -1,12 +1,14 @@
 """A Prefect server with a work pool and a worker, to try the deployments out, and for their tests and screenshots.
 
 `prefect_stack` runs one for a `with` block: on loopback, on a free port, with a PREFECT_HOME of its own, so that it
-neither sees nor touches a server, profile or database that is there already. Nothing calls out, and nothing is left
-running: server and worker are process groups of their own, which end with the block however it ends.
+neither sees nor touches a server, profile or database that is there already, and with a password, as a server should be
+run. Nothing calls out, and nothing is left running: server and worker are process groups of their own, which end with
+the block however it ends.
 """
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -51,11 +53,13 @@ class LocalPrefect:
         url: Where the UI is; the API is below it.
         folder: PREFECT_HOME and the logs.
         environment: What a process needs to speak to this server and no other.
+        auth: "user:password" of the server.
     """
 
     url: str
     folder: Path
     environment: Mapping[str, str]
+    auth: str
 
     @property
     def api(self) -> str:
@@ -74,8 +78,26 @@ class LocalPrefect:
 
     def prefect(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command of Prefect's, as an operator would in the clone, and wait for its end."""
+        return self._command("prefect", "--no-prompt", *words)
+
+    def nightloom(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of Nightloom's in the clone, and wait for its end."""
+        return self._command("flows.console", *map(str, words))
+
+    def bootstrap(self, *words: str | Path) -> str:
+        """Create what the server needs once, with `nightloom bootstrap`; return what it printed.
+
+        Raises:
+            LocalPrefectFailed: With what the command printed.
+        """
+        ended = self.nightloom("bootstrap", *words)
+        if ended.returncode:
+            raise LocalPrefectFailed(f"nightloom bootstrap failed:\n{ended.stdout}{ended.stderr}")
+        return ended.stdout
+
+    def _command(self, module: str, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603  our own interpreter, our own words
-            [sys.executable, "-m", "prefect", "--no-prompt", *words],
+            [sys.executable, "-m", module, *words],
             cwd=ROOT,
             env=dict(self.environment),
             capture_output=True,
@@ -104,16 +126,30 @@ class LocalPrefect:
         verb = "GET" if body is None else "POST"
 
         def answered() -> httpx.Response | None:
-            found = httpx.request(verb, f"{self.api}{path}", json=body, timeout=ANSWER_SECONDS)
+            found = self._request(verb, path, body)
             return None if found.status_code == httpx.codes.SERVICE_UNAVAILABLE else found
 
         answer = wait_until(answered, f"an answer to {verb} {path}", ANSWER_SECONDS, self.log_end)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
-    def start_run(self, deployment: str, parameters: Mapping[str, Any] | None = None) -> str:
-        """Ask for a run of a deployment of the nightly flow now; return its id."""
-        found = self.ask(f"/deployments/name/nightly-reindex/{deployment}")
+    def delete(self, path: str) -> None:
+        """Delete what the API has there.
+
+        Raises:
+            httpx.HTTPStatusError: The server refused.
+        """
+        self._request("DELETE", path, None).raise_for_status()
+
+    def _request(self, verb: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        user, _, password = self.auth.partition(":")
+        return httpx.request(verb, f"{self.api}{path}", json=body, auth=(user, password), timeout=ANSWER_SECONDS)
+
+    def start_run(
+        self, deployment: str, parameters: Mapping[str, Any] | None = None, *, flow: str = "nightly-reindex"
+    ) -> str:
+        """Ask for a run of a deployment now; return its id."""
+        found = self.ask(f"/deployments/name/{flow}/{deployment}")
         run = self.ask(f"/deployments/{found['id']}/create_flow_run", {"parameters": dict(parameters or {})})
         return str(run["id"])
 
@@ -158,7 +194,7 @@ def wait_until(
 
 @contextlib.contextmanager
 def prefect_stack(folder: Path, worker_environment: Mapping[str, str] | None = None) -> Iterator[LocalPrefect]:
-    """Run server, process work pool and worker for the block, with everything deployed that prefect.yaml names.
+    """Run server and worker for the block, bootstrapped, with everything deployed that prefect.yaml names.
 
     Args:
         folder: Made if missing; holds PREFECT_HOME and the logs.
@@ -169,12 +205,14 @@ def prefect_stack(folder: Path, worker_environment: Mapping[str, str] | None = N
     """
     (folder / "home").mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    stack = LocalPrefect(f"http://127.0.0.1:{port}", folder, _environment(folder, port))
+    auth = f"operator:{secrets.token_urlsafe(24)}"
+    stack = LocalPrefect(f"http://127.0.0.1:{port}", folder, _environment(folder, port, auth), auth)
     with contextlib.ExitStack() as running:
         server = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        running.enter_context(_process(stack, "server", server, stack.environment))
+        guarded = {**stack.environment, "PREFECT_SERVER_API_AUTH_STRING": auth}
+        running.enter_context(_process(stack, "server", server, guarded))
         wait_until(lambda: _healthy(stack), "the server answers", START_SECONDS, stack.log_end)
-        stack.done("work-pool", "create", POOL, "--type", "process")
+        stack.bootstrap()
         stack.done("deploy", "--all")  # before the worker: beside one, SQLite now and then makes it wait a minute
         worker = ["worker", "start", "--pool", POOL, "--name", "local"]
         environment = {**stack.environment, **(worker_environment or {})}
@@ -183,11 +221,12 @@ def prefect_stack(folder: Path, worker_environment: Mapping[str, str] | None = N
         yield stack
 
 
-def _environment(folder: Path, port: int) -> dict[str, str]:
+def _environment(folder: Path, port: int, auth: str) -> dict[str, str]:
     api = f"http://127.0.0.1:{port}/api"
     own = {
         "PREFECT_HOME": str(folder / "home"),
         "PREFECT_API_URL": api,
+        "PREFECT_API_AUTH_STRING": auth,
         "PREFECT_SERVER_UI_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -211,10 +250,8 @@ def _healthy(stack: LocalPrefect) -> bool | None:
 
 
 def _online(stack: LocalPrefect) -> bool | None:
-    answer = httpx.post(f"{stack.api}/work_pools/{POOL}/workers/filter", json={}, timeout=5)
-    if not answer.is_success:  # the worker creates the pool when it comes up
-        return None
-    return any(worker["status"] == "ONLINE" for worker in answer.json()) or None
+    workers = stack.ask(f"/work_pools/{POOL}/workers/filter", {})
+    return any(worker["status"] == "ONLINE" for worker in workers) or None
 
 
 @contextlib.contextmanager
@@ -237,7 +274,7 @@ def _process(stack: LocalPrefect, name: str, words: list[str], environment: Mapp
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """End a process and its children. A worker ends its flow runs itself, unless it is too slow or already dead."""
-    flow_runs = _children(process.pid)  # each the leader of a group of its own
+    flow_runs = children(process.pid)  # each the leader of a group of its own
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
@@ -247,7 +284,8 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _children(parent: int) -> list[int]:
+def children(parent: int) -> list[int]:
+    """Ids of the processes that a process has started."""
     listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)  # noqa: S607
     pairs = (line.split() for line in listing.stdout.splitlines())
     return [int(pid) for pid, its_parent in pairs if int(its_parent) == parent]

@@ -7,6 +7,7 @@ stays as it is. Takes some minutes: every topic is embedded.
 """
 
 import argparse
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page, Route, ViewportSize, expect, sync_playwright
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from deployments.local_prefect import ROOT, LocalPrefect, LocalPrefectFailed, prefect_stack, wait_until
 
@@ -44,8 +47,8 @@ def find_browser() -> str | None:
 
 
 @contextmanager
-def open_browser(url: str) -> Iterator[Page]:
-    """A page of a browser with an empty profile, which reaches one server and nothing else.
+def open_browser(url: str, auth: str) -> Iterator[Page]:
+    """A page of a browser with an empty profile, logged in to one server, which reaches nothing else.
 
     Prefect's UI asks addresses outside for its own statistics, even where the server's are off.
 
@@ -70,9 +73,18 @@ def open_browser(url: str) -> Iterator[Page]:
         expect.set_options(timeout=WAIT_SECONDS * 1000)
         context.route("**/*", only_ours)
         try:
+            log_in(context.pages[0], url, auth)
             yield context.pages[0]
         finally:
             context.close()
+
+
+def log_in(page: Page, url: str, auth: str) -> None:
+    """Give the password that the server asks for."""
+    page.goto(f"{url}/v2/login")
+    page.get_by_placeholder("admin:pass").fill(auth)
+    page.get_by_role("button", name="Login").click()
+    expect(page).to_have_url(re.compile("/dashboard"))
 
 
 def open_flow_run(page: Page, url: str, run: str) -> None:
@@ -98,6 +110,25 @@ def open_deployments(page: Page, url: str) -> None:
     expect(page.locator("[class*=fill-state-completed]").first).to_be_attached()
 
 
+def open_scores(page: Page, url: str, artifact: str) -> None:
+    """Show the scores of a night as a table and a chart."""
+    page.goto(f"{url}/v2/artifacts/artifact/{artifact}")
+    expect(page.get_by_role("columnheader", name="Metric")).to_be_visible()
+    expect(page.get_by_role("img", name="scores")).to_be_visible()
+
+
+def open_rollback(page: Page, url: str, deployment: str) -> None:
+    """Show the form of a rollback."""
+    page.goto(f"{url}/v2/deployments/deployment/{deployment}/run")
+    expect(page.get_by_text("Name of a generation").first).to_be_visible()
+
+
+def open_automations(page: Page, url: str) -> None:
+    """Show what the server does by itself."""
+    page.goto(f"{url}/v2/automations")
+    expect(page.get_by_text("A night failed or was held").first).to_be_visible()
+
+
 def open_form(page: Page, url: str, deployment: str) -> None:
     """Show the form of a custom run, the section `splitting` opened."""
     page.goto(f"{url}/v2/deployments/deployment/{deployment}/run")
@@ -108,15 +139,28 @@ def open_form(page: Page, url: str, deployment: str) -> None:
 def take_all(prefect: LocalPrefect, run: str, folder: Path) -> None:
     """Take every picture of a flow run of the demo that has ended."""
     deployment = prefect.ask("/deployments/name/nightly-reindex/demo")["id"]
-    with open_browser(prefect.url) as page:
+    with open_browser(prefect.url, prefect.auth) as page:
         open_flow_run(page, prefect.url, run)
         _take(page, folder / "flow-run.png")
         open_report(page, prefect.url, artifact_of(prefect, run, "demo-report")["id"])
         _take(page, folder / "run-report.png")
+        open_scores(page, prefect.url, artifact_of(prefect, run, "demo-scores")["id"])
+        _take(page, folder / "scores.png")
+        open_rollback(page, prefect.url, prefect.ask("/deployments/name/rollback/demo")["id"])
+        _take(page, folder / "rollback.png")
+        open_automations(page, prefect.url)
+        _take(page, folder / "automations.png")
         open_deployments(page, prefect.url)
         _take(page, folder / "deployments.png")
         open_form(page, prefect.url, deployment)
         _take(page, folder / "custom-run.png")
+
+
+def save_alerts(prefect: LocalPrefect) -> None:
+    """Create the notification block that the automations name, and then the automations."""
+    with temporary_settings({PREFECT_API_URL: prefect.api, PREFECT_API_AUTH_STRING: prefect.auth}):
+        CustomWebhookNotificationBlock(name="nobody", url="http://127.0.0.1:9/").save("nightloom-alerts")
+    prefect.bootstrap()
 
 
 def artifact_of(prefect: LocalPrefect, run: str, key: str) -> dict[str, Any]:
@@ -147,6 +191,7 @@ def main() -> int:
         }
         try:
             with prefect_stack(Path(temporary) / "prefect", index) as prefect:
+                save_alerts(prefect)
                 run = prefect.start_run("demo")
                 state = prefect.run_when(run, timeout_seconds=RUN_SECONDS)["state"]
                 print(f"{state['name']}: {state['message']}")

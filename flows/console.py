@@ -150,14 +150,14 @@ def evaluate(
 ) -> None:
     """Ask golden queries of the live index: each metric as a mean and per query."""
     from nightloom import live  # noqa: PLC0415  LlamaIndex takes seconds to import
-    from nightloom.evaluation import Judged, Scores  # noqa: PLC0415
     from nightloom.trec import write_trec_qrels, write_trec_run  # noqa: PLC0415
 
-    async def asked(loaded: Corpus, token: SecretStr | None) -> tuple[Judged, Scores]:
+    async def questioned(loaded: Corpus, token: SecretStr | None) -> live.Asked:
         golden, access = _other_golden(loaded, queries, qrels), await _access(loaded)
         return await live.evaluate_live(loaded, token, golden, from_run, access=access)
 
-    judged, scores = _answer(corpus, asked, as_json=as_json)
+    asked = _answer(corpus, questioned, as_json=as_json)
+    judged, scores = asked.judged, asked.scores
     if trec_run:
         write_trec_run(trec_run, scores.rankings, judged.names, tag="nightloom")
     if trec_qrels:
@@ -388,6 +388,36 @@ def check(corpus: CorpusFile) -> None:
     raise typer.Exit(CorpusFileError.exit_code if failed else 0)
 
 
+@app.command()
+def bootstrap(
+    corpora: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[CORPUS.toml]...", help="Corpus files, for their limits and blocks.", show_default=False
+        ),
+    ] = None,
+    pool: Annotated[list[str] | None, typer.Option(help="process, docker or kubernetes; default process.")] = None,
+    automations: Annotated[Path, typer.Option(help="Folder of automations, a YAML file each.")] = Path(
+        "deployments/automations"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Create what a Prefect server needs once: work pools, limits, empty Secret blocks, automations.
+
+    Run it again whenever you like: it says what is there already, and changes nothing but automations whose file has.
+    """
+    from flows.bootstrap import Line, set_up  # noqa: PLC0415  Prefect takes seconds to import
+
+    def show(line: Line) -> None:
+        note = f" ({line.note})" if line.note else ""
+        if not as_json:
+            out.print(Text(plain(f"{line.outcome:<13} {line.what} {line.name}{note}")), soft_wrap=True)
+
+    lines = _result(set_up(corpora or (), pool or ("process",), automations, show), as_json=as_json)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(line) for line in lines]))  # noqa: T201
+
+
 def _other_golden(corpus: Corpus, queries: Path | None, qrels: Path | None) -> EvaluationSettings | None:
     if queries is None and qrels is None:
         return None
@@ -407,14 +437,19 @@ async def _access(corpus: Corpus) -> Access:
 def _answer(
     corpus: Path, ask: Callable[[Corpus, SecretStr | None], Coroutine[Any, Any, Result]], *, as_json: bool
 ) -> Result:
-    """What a corpus and its token give; an error of ours is a message and an exit code, not a traceback."""
+    """What a corpus and its token give."""
 
     async def work() -> Result:
         loaded = load_corpus(corpus)
         return await ask(loaded, await find_secret(loaded.milvus.secret))
 
+    return _result(work(), as_json=as_json)
+
+
+def _result(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
+    """What is awaited; an error of ours is a message and an exit code, not a traceback."""
     try:
-        return asyncio.run(work())
+        return asyncio.run(work)
     except KeyboardInterrupt:
         raise _interrupted("interrupted") from None
     except NightloomError as error:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
@@ -46,6 +47,7 @@ def prefect_api() -> Iterator[None]:
                 yield
             finally:
                 APILogWorker.drain_all()  # what is sent at exit would find no server
+                EventsWorker.drain_all()
     finally:
         _stop(process)
 

@@ -1,21 +1,22 @@
 """The flow that takes a night back: readers see an earlier generation again."""
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows.names import run_name
+from flows.parameters import CorpusFile, titled
 from nightloom.corpus import load_corpus
-from tasks.rollback import switch_back
+from tasks.artifacts import show_generations
+from tasks.operate import list_generations, switch_back
 from tasks.secrets import find_secret
 
 
 @flow(name="rollback", flow_run_name=run_name)
-async def rollback(corpus_file: Path, to: str | None = None) -> dict[str, Any]:
+async def rollback(corpus_file: CorpusFile, to: Annotated[str | None, titled("To")] = None) -> dict[str, Any]:
     """Let readers see an earlier generation again: an alias switch, proven by reads through it.
 
     Nothing is built or dropped; a night that is under way does not switch any more. The next night compares the corpus
@@ -23,10 +24,13 @@ async def rollback(corpus_file: Path, to: str | None = None) -> dict[str, Any]:
 
     Args:
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
-        to: Name of a generation, as the run reports give it; default the one that readers saw before the live one.
+        to: Name of a generation, as the artifact `<corpus>-generations` gives it; left empty, the one that readers saw
+            before the live one.
     """
     corpus = load_corpus(corpus_file)
-    made = await switch_back(corpus, await find_secret(corpus.milvus.secret), to)
+    token = await find_secret(corpus.milvus.secret)
+    made = await switch_back(corpus, token, to)
+    await show_generations(corpus.name, await list_generations(corpus, token))
     says = f"{made.alias} is {made.after} again, and was {made.before}"
     get_run_logger().info(says)
     return Completed(message=says, data=asdict(made))  # type: ignore[return-value]  # Prefect unwraps it

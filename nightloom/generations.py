@@ -84,6 +84,15 @@ def parse_name(name: str) -> tuple[str, datetime] | None:
         return None
 
 
+def state_of(generation: Generation) -> str:
+    """What a generation is: "live", "earlier" (readers saw it once), "held" (by the gate) or "half-built"."""
+    if generation.live:
+        return "live"
+    if generation.promoted:
+        return "earlier"
+    return "held" if generation.held else "half-built"
+
+
 def half_built(generations: Iterable[Generation], fingerprint: str) -> Generation | None:
     """The newest generation that an earlier night began with this fingerprint and did not bring to the readers."""
     begun = [

@@ -1,7 +1,7 @@
 """What readers of the live index ask: passages, scores, status."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +16,12 @@ from nightloom.errors import IndexInputError, InputError, SourceError
 from nightloom.evaluation import Judged, Scores, judge, score_run
 from nightloom.filters import condition
 from nightloom.fingerprint import fingerprint
+from nightloom.gate import below_floor
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
+from nightloom.history import NIGHTS, NightRecord, read_history
 from nightloom.index import Index, open_index
+from nightloom.report import MetricEntry, QueryCounts, RunReport
 from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.sources import document_names
@@ -43,6 +46,60 @@ class Status:
     matches: bool | None
     created: datetime
     scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Golden queries, and what a generation or a TREC run scored.
+
+    Attributes:
+        generation: That was asked; None for a run.
+    """
+
+    judged: Judged
+    scores: Scores
+    generation: Generation | None = None
+
+    def missed(self, corpus: Corpus) -> list[str]:
+        """The floors of a corpus's gate that the scores do not reach, in words."""
+        return list(below_floor(self.scores.means, self._by_metric(corpus, corpus.gate.floors)))
+
+    def report(self, corpus: Corpus, started: datetime) -> RunReport:
+        """The scores as the report of a night that changed nothing: each metric with its floor, and the last nights.
+
+        Args:
+            corpus: That was asked.
+            started: UTC.
+        """
+        means, floors = self.scores.means, self._by_metric(corpus, corpus.gate.floors)
+        tolerances = self._by_metric(corpus, corpus.gate.tolerances)
+        name = self.generation.name if self.generation else None
+        nights = read_history(self.generation.history) if self.generation else []
+        now = NightRecord(started=started, outcome="unchanged", generation=name, scores=dict(means))
+        return RunReport(
+            corpus=corpus.name,
+            outcome="unchanged",
+            reason=f"{len(self.scores.rankings)} golden queries were asked",
+            generation=name,
+            started=started,
+            scores=dict(means),
+            comparison=[
+                MetricEntry.of(metric, mean, None, floors.get(metric), tolerances[metric])
+                for metric, mean in means.items()
+            ],
+            queries=QueryCounts(
+                asked=len(self.scores.rankings),
+                set_aside=len(self.scores.set_aside),
+                unjudged=self.judged.golden.unjudged,
+            ),
+            history=[*nights, now][-NIGHTS:],
+        )
+
+    def _by_metric(self, corpus: Corpus, limits: Callable[[Iterable[str]], dict[str, float]]) -> dict[str, float]:
+        """What the gate asks of metrics, by their names in the scores."""
+        wanted = corpus.evaluation.metrics if corpus.evaluation else ()
+        names = dict(zip(wanted, map(str, self.judged.golden.metrics), strict=True))
+        return {names[metric]: limit for metric, limit in limits(wanted).items()}
 
 
 @asynccontextmanager
@@ -103,7 +160,7 @@ async def evaluate_live(
     run: Path | None = None,
     *,
     access: Access = NO_ACCESS,
-) -> tuple[Judged, Scores]:
+) -> Asked:
     """Ask golden queries of the live generation.
 
     Args:
@@ -121,7 +178,7 @@ async def evaluate_live(
         raise InputError("no golden queries: give [evaluation] in the corpus file, or --queries and --qrels")
     golden = load_golden(settings)
     if run:
-        return score_run(golden, run)
+        return Asked(*score_run(golden, run))
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live, access)
         _, heads = await index.contents.read(live.name)
@@ -129,7 +186,8 @@ async def evaluate_live(
         # Judgements that a night has accepted may name documents that have left since.
         judged = judge(golden, items, gone_is_error=golden.content != live.evaluation)
         questions = await questions_of(embedder, judged.texts)
-        return judged, await ask_golden(index.contents, live.name, questions, judged, settings.concurrency)
+        scores = await ask_golden(index.contents, live.name, questions, judged, settings.concurrency)
+        return Asked(judged, scores, live)
 
 
 async def status(corpus: Corpus, token: SecretStr | None) -> Status:

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from nightloom.audit import Audit, named
 from nightloom.corpus import Corpus
 from nightloom.errors import IndexInconsistent, IndexInputError
-from nightloom.generations import Generation
+from nightloom.generations import Generation, disposable, state_of
 from nightloom.index import Index, open_index, proof_of
 from nightloom.live import open_live
 from nightloom.planning import versions_of
@@ -49,6 +49,12 @@ class Switch:
     nodes: int
 
 
+async def all_generations(corpus: Corpus, token: SecretStr | None) -> list[Generation]:
+    """Every generation of an index, oldest first, as its own properties describe it: no row is read."""
+    async with open_index(corpus.milvus, corpus.name, token) as index:
+        return await index.generations()
+
+
 async def list_generations(corpus: Corpus, token: SecretStr | None) -> list[Contained]:
     """Every generation of an index, newest first."""
     async with open_index(corpus.milvus, corpus.name, token) as index:
@@ -59,7 +65,7 @@ async def _contained(index: Index, generation: Generation) -> Contained:
     rows, heads = await index.contents.read(generation.name)
     return Contained(
         generation.name,
-        _state(generation),
+        state_of(generation),
         len(heads),
         rows,
         generation.fingerprint,
@@ -67,14 +73,6 @@ async def _contained(index: Index, generation: Generation) -> Contained:
         dict(generation.scores),
         generation.held or generation.overruled,
     )
-
-
-def _state(generation: Generation) -> str:
-    if generation.live:
-        return "live"
-    if generation.promoted:
-        return "earlier"
-    return "held" if generation.held else "half-built"
 
 
 async def verify_live(corpus: Corpus, token: SecretStr | None) -> tuple[Generation, Audit]:
@@ -205,6 +203,27 @@ async def drop_generation(corpus: Corpus, token: SecretStr | None, name: str) ->
     async with open_index(corpus.milvus, corpus.name, token) as index:
         if not await index.drop(_droppable(await index.generations(), corpus, name)):
             raise IndexInputError(f"{name}: an alias names it; readers use it, and it stays")
+
+
+async def prune(corpus: Corpus, token: SecretStr | None, *, unseen: bool = False, dry_run: bool = False) -> list[str]:
+    """Drop the generations that readers saw once, but for the newest index.keep; never one that an alias names.
+
+    Args:
+        corpus: The corpus.
+        token: Of Milvus.
+        unseen: Drop those that readers never saw, too: held by the gate or half-built. No night may be under way.
+        dry_run: Drop nothing.
+
+    Returns:
+        Names of what is gone, or would be.
+
+    Raises:
+        IndexInputError: There is no such index, or nothing is live.
+    """
+    async with open_live(corpus, token) as (index, _):
+        found = disposable(await index.generations(), corpus.index.keep)
+        wanted = [one for one in found if unseen or one.promoted]
+        return [one.name for one in wanted if dry_run or await index.drop(one)]
 
 
 def _droppable(generations: list[Generation], corpus: Corpus, name: str) -> Generation:

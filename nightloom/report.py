@@ -269,16 +269,6 @@ def plain(text: str) -> str:
     return "\n".join(_CONTROL.sub("\ufffd", line) for line in text.replace("\t", "    ").split("\n"))
 
 
-def counts_table(report: RunReport) -> list[dict[str, str | int]]:
-    """Documents and nodes as rows of a table."""
-    parts: tuple[tuple[str, ReportPart], ...] = (("documents", report.documents), ("nodes", report.nodes))
-    return [
-        {"what": what, "which": which, "count": count}
-        for what, part in parts
-        for which, count in part.model_dump().items()
-    ]
-
-
 def to_markdown(report: RunReport) -> str:
     """The report as a page: outcome first, then scores, counts, quarantine and times."""
     parts = [
@@ -306,6 +296,16 @@ def to_markdown(report: RunReport) -> str:
         "## Seconds\n\n" + _table(("Stage", "Seconds"), [(k, f"{v:.2f}") for k, v in report.seconds.items()]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def scores_page(report: RunReport) -> str:
+    """The scores alone, as a page: a table, the queries that got worse, and a chart of the last nights."""
+    from nightloom.charts import as_data_uri, scores_chart  # noqa: PLC0415  only reports draw
+
+    head = f"# {escape(report.corpus)}: scores"
+    generation = f"Of `{report.generation}`, {report.started.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}."
+    chart = f"![scores]({as_data_uri(scores_chart(report.history))})"
+    return "\n\n".join([head, generation, *_scores(report), *_losers(report), chart]) + "\n"
 
 
 def _scores(report: RunReport) -> list[str]:

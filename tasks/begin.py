@@ -8,9 +8,11 @@ from typing import Any
 from nightloom.corpus import corpus_name, load_corpus
 from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night, refused_report
+from tasks.events import announce
 from tasks.lease import lease
+from tasks.logs import quiet_tasks
 from tasks.pace import access_to
-from tasks.publish import show_report
+from tasks.publish import publish_refused
 from tasks.secrets import find_secret
 
 
@@ -36,6 +38,7 @@ async def begin(
             token = await find_secret(corpus.milvus.secret)
             await opened.enter_async_context(lease(corpus))
             access = await access_to(corpus.embedder)
+            opened.enter_context(quiet_tasks())
             night = await opened.enter_async_context(
                 open_night(corpus, token, access=access, allow_removals=allow_removals, repair=repair)
             )
@@ -46,10 +49,11 @@ async def begin(
             failure = NightFailed(f"{type(error).__name__}: {error}")
             await _refuse(failure, name)
             raise failure from error
+        announce("night.started", corpus.name)
         yield night
 
 
 async def _refuse(error: NightloomError, name: str) -> None:
     report = refused_report(name, error)
     error.report = report
-    await show_report(report)
+    await publish_refused(report)

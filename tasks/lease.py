@@ -53,7 +53,7 @@ async def lease(corpus: Corpus) -> AsyncIterator[None]:
         return
     name = lease_name(corpus)
     async with get_client() as client:
-        await _make_limit(client, name)
+        await make_limit(client, name)
         earlier = await _signature(_trying(name))
         held = await _acquire(client, name)
         if held is None and await _is_over(client, await _signature(name) or earlier):
@@ -142,13 +142,13 @@ async def _take_over(client: PrefectClient, name: str, earlier: dict[str, Any]) 
     if held is None and await _is_over(client, earlier):
         with suppress(ObjectNotFound):
             await client.delete_global_concurrency_limit_by_name(name)
-        await _make_limit(client, name)
+        await make_limit(client, name)
         held = await _acquire(client, name)
     return held
 
 
-async def _make_limit(client: PrefectClient, name: str) -> None:
-    """Create the limit where there is none.
+async def make_limit(client: PrefectClient, name: str) -> bool:
+    """Create the limit of a lease where there is none; whether it was created.
 
     Asked for first: a creation that meets another of the name leaves a server on SQLite locked for a minute.
     """
@@ -157,6 +157,8 @@ async def _make_limit(client: PrefectClient, name: str) -> None:
     except ObjectNotFound:
         with suppress(ObjectAlreadyExists):
             await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+            return True
+    return False
 
 
 async def _is_over(client: PrefectClient, signed: dict[str, Any]) -> bool:

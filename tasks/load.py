@@ -15,7 +15,7 @@ async def load(night: Night, shard: Shard) -> ShardNodes:
     with night.progress.stage("load"):
         work = await asyncio.to_thread(night.load, shard)
     first, last = (shard.documents[at].ref.uri for at in (0, -1))
-    get_run_logger().info("%r to %r: %d nodes", first, last, len(work.nodes))
+    get_run_logger().debug("%r to %r: %d nodes", first, last, len(work.nodes))  # a night may have thousands
     for entry in work.quarantined:
         get_run_logger().warning("quarantined %r: %s", entry.uri, entry.reason)
     return work

@@ -3,14 +3,19 @@
 from prefect.logging import get_run_logger
 
 from nightloom.night import Night
+from tasks.events import announce
 from tasks.policy import step
 
 
 @step("promote", run_name="promote {night.corpus.name}", timeout_seconds=600)
 async def promote(night: Night) -> None:
     """Switch the alias, and prove it by reads through it."""
+    before = night.live.name if night.live else None
     with night.progress.stage("promote"):
         await night.promote()
+    report = night.report("promoted", night.summary)
+    counts = {"documents": report.documents.model_dump(), "nodes": report.nodes.model_dump()}
+    announce("index.promoted", report.corpus, report.generation, before=before, reason=report.reason, **counts)
 
 
 @step("prune", run_name="prune {night.corpus.name}", timeout_seconds=600)

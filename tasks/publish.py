@@ -1,48 +1,29 @@
 """Publish: what a night does, as artifacts in the Prefect UI and as files."""
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import timedelta
 from uuid import UUID
 
-import httpx
-from prefect.artifacts import (
-    acreate_markdown_artifact,
-    acreate_progress_artifact,
-    acreate_table_artifact,
-    aupdate_progress_artifact,
-)
-from prefect.exceptions import PrefectException
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.logging import get_run_logger
 
 from nightloom.errors import NightFailed, NightloomError, Outcome
 from nightloom.night import Night
-from nightloom.report import RunReport, counts_table, save_report, to_markdown
+from nightloom.progress import Snapshot
+from nightloom.report import RunReport, save_report
+from nightloom.tables import counts_table, documents_table, quarantine_table
+from tasks.artifacts import artifact_key, show_generations, show_report, show_scores, show_table, showing
+from tasks.events import announce_end
 
 PROGRESS_SECONDS = 2
 """Between two updates of the progress artifact, at least."""
-SHOWING_SECONDS = 15
-"""For the UI to take an artifact."""
+LOGGED_TIMES = 10
+"""Lines about the progress in the log of a night, at most."""
 PAUSE_SECONDS = 120
 """Without another update of the progress, where the UI did not take one."""
-
-
-@asynccontextmanager
-async def showing(what: str) -> AsyncIterator[None]:
-    """Show something in the UI inside the block: where that fails it is logged, as no night is worth less than that."""
-    try:
-        async with asyncio.timeout(SHOWING_SECONDS):
-            yield
-    except (httpx.HTTPError, PrefectException, TimeoutError, OSError) as error:
-        get_run_logger().warning("the UI does not take the %s: %s", what, str(error) or type(error).__name__)
-
-
-def artifact_key(corpus: str, what: str) -> str:
-    """A stable key, so that the UI shows the history; keys are lower case letters, digits and dashes."""
-    return f"{re.sub('[^a-z0-9]', '-', corpus.lower()).strip('-')}-{what}"
 
 
 class ProgressArtifact:
@@ -53,6 +34,7 @@ class ProgressArtifact:
         self._night = night
         self._id: UUID | None = None
         self._due = 0.0
+        self._logged = 0
         self._turn = asyncio.Lock()
 
     async def update(self) -> None:
@@ -62,6 +44,7 @@ class ProgressArtifact:
 
     async def _update(self) -> None:
         snapshot = self._night.progress.snapshot
+        self._log(snapshot)
         done = snapshot.shards_done == snapshot.shards
         percent = 100.0 * snapshot.shards_done / snapshot.shards if snapshot.shards else 100.0
         now = time.monotonic()
@@ -73,9 +56,23 @@ class ProgressArtifact:
                 key = artifact_key(self._night.corpus.name, "progress")
                 self._id = await acreate_progress_artifact(percent, key=key, description=f"{snapshot.shards} shards")
             else:
-                says = f"{snapshot.shards_done} of {snapshot.shards} shards, {snapshot.nodes_per_second:.1f} nodes/s"
-                await aupdate_progress_artifact(self._id, progress=percent, description=says)
+                await aupdate_progress_artifact(self._id, progress=percent, description=in_words(snapshot))
             self._due = now + PROGRESS_SECONDS
+
+    def _log(self, snapshot: Snapshot) -> None:
+        """A line for each tenth of the shards."""
+        tenths = LOGGED_TIMES * snapshot.shards_done // snapshot.shards if snapshot.shards else 0
+        if tenths > self._logged:
+            self._logged = tenths
+            get_run_logger().info(in_words(snapshot))
+
+
+def in_words(snapshot: Snapshot) -> str:
+    """Where a night stands, such as "3 of 8 shards, 41.2 nodes/s, about 0:02:30 left"."""
+    says = f"{snapshot.shards_done} of {snapshot.shards} shards, {snapshot.nodes_per_second:.1f} nodes/s"
+    if snapshot.seconds_left:
+        says += f", about {timedelta(seconds=round(snapshot.seconds_left))} left"
+    return says
 
 
 @asynccontextmanager
@@ -97,23 +94,41 @@ async def reported(night: Night) -> AsyncIterator[None]:
 
 
 async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
-    """Write the report to its folder, and to the UI as markdown and as a table of counts."""
+    """Write the report to its folder, show what there is to see in the UI, and say how the night ended."""
     report = night.report(outcome, reason)
     if outcome != "refused":  # bad input leaves nothing behind
         save_report(report, night.corpus.reports)
-    rows: list[dict[str, Any]] = [dict(row) for row in counts_table(report)]
-    await show_report(report)
-    async with showing("counts"):
-        await acreate_table_artifact(
-            rows, key=artifact_key(report.corpus, "counts"), description="Documents and nodes of the night"
-        )
+    await asyncio.gather(
+        show_report(report),
+        show_scores(report),
+        show_table(report.corpus, "counts", counts_table(report), "Documents and nodes of the night"),
+        _show_documents(night, report),
+        _show_quarantine(report),
+        _show_generations(night, outcome),
+    )
+    announce_end(report)
     get_run_logger().info("%s: %s (report: %s)", report.outcome, reason, report.file)
     return report
 
 
-async def show_report(report: RunReport) -> None:
-    """Show a report in the UI as markdown."""
-    says = f"{report.outcome}: {report.reason}"[:200]
-    key = artifact_key(report.corpus, "report")
-    async with showing("report"):
-        await acreate_markdown_artifact(to_markdown(report), key=key, description=says)
+async def _show_documents(night: Night, report: RunReport) -> None:
+    changes = documents_table(night.plan, night.live_heads, {entry.id for entry in night.quarantined})
+    says = f"{len(changes)} documents added, changed or removed, compared with what readers saw before"
+    await show_table(report.corpus, "documents", changes, says)
+
+
+async def _show_quarantine(report: RunReport) -> None:
+    rows = quarantine_table(report.quarantine)
+    await show_table(report.corpus, "quarantine", rows, f"{len(rows)} documents could not be taken")
+
+
+async def _show_generations(night: Night, outcome: Outcome) -> None:
+    if outcome in {"promoted", "held"}:  # there is another one
+        async with showing("generations"):
+            await show_generations(night.corpus.name, await night.index.generations())
+
+
+async def publish_refused(report: RunReport) -> None:
+    """Show the report of a night that ended before it began, and say so."""
+    await show_report(report)
+    announce_end(report)

@@ -12,7 +12,7 @@ async def find_secret(place: SecretPlace) -> SecretStr | None:
     """A token or key; the environment wins over the block. None where neither is given.
 
     Raises:
-        CorpusFileError: The block that the corpus file names does not exist.
+        CorpusFileError: The block that the corpus file names does not exist, or is still empty.
     """
     secret = from_environment(place)
     if secret is not None or place.block is None:
@@ -25,4 +25,10 @@ async def find_secret(place: SecretPlace) -> SecretStr | None:
         raise CorpusFileError(
             f"{place.key}: there is no Prefect Secret block {place.block!r}; create it, or set {place.variables[0]}"
         ) from None
-    return SecretStr(str(block.get()))
+    value = str(block.get())
+    if not value:
+        raise CorpusFileError(
+            f"{place.key}: the Prefect Secret block {place.block!r} is still empty; fill it in, or set"
+            f" {place.variables[0]}"
+        )
+    return SecretStr(value)

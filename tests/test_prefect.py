@@ -6,23 +6,37 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
 from playwright.sync_api import Page, expect
 from prefect.events.schemas.automations import AutomationCore
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
 from deployments import screenshots
-from deployments.local_prefect import ROOT, wait_until
+from deployments.local_prefect import ROOT, LocalPrefect, children, wait_until
 from nightloom.errors import EmbedderError, Held, IndexUnavailable, NightFailed, SourceUnavailable
 from tasks.policy import RETRIES, step
-from tests.prefect_stack import CANARY, PLANNED_SECONDS, QUESTIONS, Deployed, Night, night_of
+from tests.prefect_stack import (
+    CANARY,
+    PLANNED_SECONDS,
+    QUESTIONS,
+    Deployed,
+    Night,
+    latest_run,
+    night_of,
+    speaking_to,
+)
+from tests.webhook import Webhook
 
 pytest_plugins = ["tests.prefect_stack"]
 pytestmark = pytest.mark.prefect
@@ -30,29 +44,45 @@ pytestmark = pytest.mark.prefect
 YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
 NIGHTS = "flows/nightly_reindex.py:nightly_reindex"
 WRITTEN = {entry["name"]: entry for entry in YAML["deployments"] if entry["entrypoint"] == NIGHTS}
-ROLLBACKS = {entry["name"]: entry for entry in YAML["deployments"] if entry["entrypoint"] != NIGHTS}
+OTHERS = [entry for entry in YAML["deployments"] if entry["entrypoint"] != NIGHTS]
+CONTAINERS = yaml.safe_load((ROOT / "deployments" / "prefect.containers.yaml").read_text(encoding="utf-8"))
 NAMES = ("demo", "tutorial")
 
-AUTOMATION = ROOT / "deployments" / "automations" / "lost-runs.yaml"
+AUTOMATIONS = sorted((ROOT / "deployments" / "automations").glob("*.yaml"))
+PAGE_LINES = 40
 UNDER_WAY = frozenset({"PENDING", "RUNNING"})
 
 
 def test_prefect_yaml_holds_the_deployments_and_no_path_of_this_machine() -> None:
-    assert tuple(WRITTEN) == tuple(ROLLBACKS) == NAMES
-    for name, entry in ROLLBACKS.items():
-        assert entry["parameters"] == WRITTEN[name]["parameters"]
-        assert "schedules" not in entry, "nothing is taken back by itself"
-    assert str(ROOT) not in json.dumps(YAML)
+    assert tuple(WRITTEN) == NAMES
+    for entry in OTHERS:
+        assert entry["parameters"] == WRITTEN[entry["name"]]["parameters"]
+        assert "schedules" not in entry or "query_evaluation" in entry["entrypoint"], "nothing is taken back by itself"
+    assert str(ROOT) not in json.dumps([YAML, CONTAINERS])
 
 
-def test_prefect_takes_the_automation_with_all_its_keys() -> None:
-    """As `prefect automation create --from-file` reads it; a key that it does not know it leaves out without a word."""
-    written = yaml.safe_load(AUTOMATION.read_text(encoding="utf-8"))
+def test_docker_and_kubernetes_run_the_same_flows() -> None:
+    flows = {entry["entrypoint"] for entry in YAML["deployments"]}
+    pools: dict[str, set[str]] = {}
+    for entry in CONTAINERS["deployments"]:
+        pool = entry["work_pool"]
+        pools.setdefault(pool["name"], set()).add(entry["entrypoint"])
+        assert pool["job_variables"]["image"] == "{{ $NIGHTLOOM_IMAGE }}"
+        assert pool["job_variables"]["env"]["NIGHTLOOM_MILVUS__TOKEN_BLOCK"]
+        assert not any(schedule["active"] for schedule in entry.get("schedules", ()))
+    assert pools == {"nightloom-docker": flows, "nightloom-kubernetes": flows}
+
+
+@pytest.mark.parametrize("file", AUTOMATIONS, ids=lambda file: file.stem)
+def test_prefect_takes_the_automations_with_all_their_keys(file: Path) -> None:
+    """A key that it does not know it leaves out without a word."""
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for action in written["actions"]:
+        action |= {key: str(uuid4()) for key in ("block_document_id", "deployment_id") if key in action}
     taken = AutomationCore.model_validate(written).model_dump(mode="json")
     assert lost(written, taken) == []
     assert taken["enabled"] is True
-    assert taken["trigger"]["posture"] == "Proactive"
-    assert AUTOMATION.relative_to(ROOT).as_posix() in (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    assert file.name in (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
 
 
 def lost(written: Any, taken: Any, place: str = "") -> list[str]:
@@ -84,6 +114,12 @@ def test_a_deployment_arrives_whole(deployed: Deployed, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_path_of_the_machine_that_deploys_is_kept(deployed: Deployed, name: str) -> None:
     assert str(ROOT) not in json.dumps(deployed.deployments[name])
+
+
+def test_the_version_of_a_deployment_is_the_commit(deployed: Deployed) -> None:
+    asked = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    version = deployed.deployments["demo"]["version"].removesuffix("-dirty")
+    assert asked.stdout.startswith(version) if asked.returncode == 0 else version == "unknown"
 
 
 @pytest.mark.parametrize(("name", "time"), [("demo", "T02:00:00Z"), ("tutorial", "T02:30:00Z")])
@@ -125,7 +161,9 @@ def test_a_watched_run_ends_completed_and_says_why(first_night: Night) -> None:
 
 def test_a_run_leaves_report_counts_and_progress(first_night: Night) -> None:
     kinds = {key: found["type"] for key, found in first_night.artifacts.items()}
-    assert kinds == {"demo-report": "markdown", "demo-counts": "table", "demo-progress": "progress"}
+    pages = dict.fromkeys(("demo-report", "demo-scores"), "markdown")
+    tables = dict.fromkeys(("demo-counts", "demo-documents", "demo-quarantine", "demo-generations"), "table")
+    assert kinds == {**pages, **tables, "demo-progress": "progress"}
     report = first_night.artifacts["demo-report"]
     assert report["data"].startswith("# demo: promoted\n")
     assert f"| {len(QUESTIONS)} | {len(QUESTIONS)} | 0 | 0 | 0 | 0 |" in report["data"]
@@ -133,6 +171,16 @@ def test_a_run_leaves_report_counts_and_progress(first_night: Night) -> None:
     progress = first_night.artifacts["demo-progress"]
     assert progress["data"] == 100.0
     assert progress["description"].startswith("2 of 2 shards, ")
+
+
+def test_the_log_of_a_night_is_a_page_with_counts_and_rates(deployed: Deployed, first_night: Night) -> None:
+    wanted = {"logs": {"flow_run_id": {"any_": [first_night.run["id"]]}}, "limit": 200}
+    lines = [entry["message"] for entry in deployed.prefect.ask("/logs/filter", wanted)]
+    assert any(re.match(r"2 of 2 shards, \d+\.\d nodes/s", line) for line in lines), lines
+    assert len(lines) <= PAGE_LINES, lines
+    assert sum(line.startswith("Finished in state Completed") for line in lines) <= 1, "one for each task"
+    start = {topic: " ".join(topics[topic].split())[:40] for topic in QUESTIONS}
+    assert not [topic for topic, text in start.items() if any(text in line for line in lines)]
 
 
 def test_the_counts_add_up(first_night: Night) -> None:
@@ -153,7 +201,7 @@ def test_task_runs_say_what_they_work_on(first_night: Night) -> None:
 
 
 @pytest.fixture(scope="module")
-def second_night(deployed: Deployed, first_night: Night) -> tuple[Night, Night]:
+def second_night(deployed: Deployed, first_night: Night, downstream: Night) -> tuple[Night, Night]:
     """A run on an unchanged corpus, and one that was asked for while it was under way."""
     prefect = deployed.prefect
     run = prefect.start_run("demo")
@@ -178,11 +226,15 @@ def test_a_run_that_meets_another_is_cancelled(second_night: tuple[Night, Night]
     assert late.run["state"]["message"] == "Deployment concurrency limit reached."
 
 
-def test_a_bad_corpus_fails_with_key_and_cure(deployed: Deployed, second_night: tuple[Night, Night]) -> None:
+@pytest.fixture(scope="module")
+def refused_night(deployed: Deployed, second_night: tuple[Night, Night]) -> Night:
     """After the others: the place that they held at the server is free again."""
     run = deployed.prefect.start_run("demo", {"splitting": {"max_tokens": 5000}})
-    night = night_of(deployed.prefect, deployed.prefect.run_when(run))
-    state, report = night.run["state"], night.artifacts["demo-report"]
+    return night_of(deployed.prefect, deployed.prefect.run_when(run))
+
+
+def test_a_bad_corpus_fails_with_key_and_cure(refused_night: Night) -> None:
+    state, report = refused_night.run["state"], refused_night.artifacts["demo-report"]
     assert state["type"] == "FAILED"
     assert "splitting.max_tokens = 5000" in state["message"]
     assert "256" in state["message"], "it does not say what the embedder reads"
@@ -201,18 +253,82 @@ def test_a_night_is_taken_back_by_its_deployment(deployed: Deployed, second_nigh
     assert back["name"].startswith("demo 2")
 
 
+def test_a_promotion_starts_another_deployment(downstream: Night) -> None:
+    assert downstream.run["state"]["type"] == "COMPLETED", downstream.run["state"]["message"]
+    assert downstream.run["created_by"]["type"] == "AUTOMATION"
+    assert re.fullmatch(r"nDCG@10 \d\.\d{4}, R@10 .*", downstream.run["state"]["message"])
+    assert set(downstream.artifacts) == {"demo-scores", "demo-queries"}
+
+
+def test_somebody_is_called_when_a_night_has_failed(deployed: Deployed, refused_night: Night, webhook: Webhook) -> None:
+    words = (refused_night.run["name"], "splitting.max_tokens = 5000")
+    message = called(deployed, webhook, *words)
+    assert message["subject"] == f"nightly-reindex {refused_night.run['name']}: Failed"
+    assert refused_night.run["id"] in message["body"], "no link to the run"
+
+
+def test_somebody_is_called_when_scores_are_held(deployed: Deployed, refused_night: Night, webhook: Webhook) -> None:
+    """Of ten documents that an answer names, one is judged to be right: precision is a tenth at best."""
+    parameters = {"floor": 0.9, "evaluation": {"metrics": ["P@10"]}}
+    run = deployed.prefect.run_when(deployed.prefect.start_run("demo", parameters, flow="query-evaluation"))
+    assert (run["state"]["type"], run["state"]["name"]) == ("FAILED", "Held")
+    assert "P@10 is 0." in called(deployed, webhook, run["name"], "Held")["body"]
+
+
+def test_somebody_is_called_when_no_night_is_completed(
+    deployed: Deployed, webhook: Webhook, first_night: Night
+) -> None:
+    assert "The last one ended at" in called(deployed, webhook, "demo: no completed night for 26 hours")["body"]
+
+
+def called(deployed: Deployed, webhook: Webhook, *words: str) -> dict[str, Any]:
+    """The message that holds these words, once it has come."""
+    return wait_until(lambda: webhook.message(*words), f"a message {words}", PLANNED_SECONDS, deployed.prefect.log_end)
+
+
+def test_a_run_whose_machine_is_gone_is_marked(deployed: Deployed, refused_night: Night, tmp_path: Path) -> None:
+    """Killed with whatever watched over it, as by a power cut: only its heartbeats can tell."""
+    prefect = deployed.prefect
+    found = prefect.ask("/deployments/name/nightly-reindex/demo")
+    pending = {"state": {"type": "PENDING"}, "parameters": {"splitting": {"max_tokens": 96}}}
+    run = prefect.ask(f"/deployments/{found['id']}/create_flow_run", pending)["id"]
+    written = yaml.safe_load((ROOT / "deployments" / "automations" / "lost-runs.yaml").read_text(encoding="utf-8"))
+    written |= {"name": "Mark this one soon"}
+    written["trigger"] |= {"match": {"prefect.resource.id": f"prefect.flow-run.{run}"}, "within": 10}
+    (tmp_path / "soon.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+    prefect.bootstrap("--automations", tmp_path)
+    machine = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "flow-run", "execute", run],
+        cwd=ROOT,
+        env={**prefect.environment, **deployed.worker},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: is_loading(prefect, run), "a shard is read", PLANNED_SECONDS, prefect.log_end)
+    finally:
+        for process in (machine.pid, *children(machine.pid)):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process, signal.SIGKILL)
+        machine.wait()
+    assert prefect.ask(f"/flow_runs/{run}")["state"]["type"] == "RUNNING"
+    state = prefect.run_when(run)["state"]
+    assert (state["type"], state["message"]) == ("CRASHED", written["actions"][0]["message"])
+
+
+def is_loading(prefect: LocalPrefect, run: str) -> bool | None:
+    tasks = prefect.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    return any(task["name"].startswith("load ") for task in tasks) or None
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to find a process by its flow run")
 def test_a_night_whose_process_is_killed_is_ended_by_the_next(
     deployed: Deployed, second_night: tuple[Night, Night]
 ) -> None:
     prefect, other = deployed.prefect, {"splitting": {"max_tokens": 96}}
     run = prefect.start_run("demo", other)
-
-    def loading() -> bool | None:
-        tasks = prefect.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-        return any(task["name"].startswith("load ") for task in tasks) or None
-
-    wait_until(loading, "a shard is read", PLANNED_SECONDS, prefect.log_end)
+    wait_until(lambda: is_loading(prefect, run), "a shard is read", PLANNED_SECONDS, prefect.log_end)
     os.kill(process_of(run), signal.SIGKILL)
     assert prefect.run_when(run)["state"]["type"] == "CRASHED"
     after = prefect.run_when(prefect.start_run("demo", other))
@@ -235,10 +351,11 @@ def test_the_token_is_nowhere(deployed: Deployed, first_night: Night, second_nig
     files = [file for folder in (home, deployed.reports) for file in folder.rglob("*") if file.is_file()]
     files += deployed.prefect.folder.glob("*.log")
     assert {deployed.prefect.database, deployed.prefect.worker_log} < set(files)
-    assert [file.name for file in files if CANARY.encode() in file.read_bytes()] == []
+    secrets = (CANARY, deployed.prefect.auth, deployed.prefect.auth.partition(":")[2])
+    assert [file.name for file in files for secret in secrets if secret.encode() in file.read_bytes()] == []
     with closing(sqlite3.connect(f"file:{deployed.prefect.database}?mode=ro", uri=True)) as database:
         dump = "\n".join(database.iterdump())  # a value that SQLite laid over several pages is whole here
-    assert CANARY not in dump
+    assert not [secret for secret in secrets if secret in dump]
     assert str(deployed.reports) in dump, "the flow run's own log is not in what was searched"
 
 
@@ -249,8 +366,7 @@ def counts_of(night: Night) -> dict[tuple[str, str], int]:
 
 @pytest.fixture
 def prefect_api(deployed: Deployed) -> Iterator[None]:
-    settings = {PREFECT_API_URL: deployed.prefect.api, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
-    with temporary_settings(settings):
+    with speaking_to(deployed.prefect), temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
         try:
             yield
         finally:
@@ -314,7 +430,7 @@ async def test_an_attempt_that_takes_too_long_is_tried_again(prefect_api: None) 
 def page(deployed: Deployed, first_night: Night) -> Iterator[Page]:
     if screenshots.find_browser() is None:
         pytest.skip("neither Chromium nor Chrome is on the PATH")
-    with screenshots.open_browser(deployed.prefect.url) as page:
+    with screenshots.open_browser(deployed.prefect.url, deployed.prefect.auth) as page:
         yield page
 
 
@@ -418,3 +534,36 @@ def test_the_classic_ui_shows_the_report_too(page: Page, url: str, first_night: 
     page.goto(f"{url}/artifacts/artifact/{first_night.artifacts['demo-report']['id']}")
     expect(page.get_by_role("heading", name="demo: promoted", exact=True)).to_be_visible()
     expect(page.get_by_text("nDCG@10").first).to_be_visible()
+
+
+@pytest.mark.browser
+def test_an_operator_takes_a_night_back_from_the_ui(page: Page, url: str, deployed: Deployed, picture: Path) -> None:
+    """The last night of this file: what it left is found by its keys, and the form of the rollback needs no name."""
+    prefect = deployed.prefect
+    last = latest_run(prefect, "nightly-reindex")
+    assert last
+    page.goto(f"{url}/v2/runs/flow-run/{last['id']}?tab=Artifacts")
+    for key in ("demo-report", "demo-scores", "demo-quarantine", "demo-documents", "demo-generations"):
+        expect(page.get_by_text(key, exact=True).first).to_be_visible()
+    screenshots.open_scores(page, url, screenshots.artifact_of(prefect, last["id"], "demo-scores")["id"])
+    expect(page.get_by_text("nDCG@10").first).to_be_visible()
+
+    live = latest_generations(prefect)[0]
+    screenshots.open_rollback(page, url, prefect.ask("/deployments/name/rollback/demo")["id"])
+    page.get_by_role("button", name="Submit").click()
+    expect(page).not_to_have_url(re.compile("/run$"))
+    back = latest_run(prefect, "rollback")
+    assert back
+    ended = prefect.run_when(back["id"])
+    assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
+    page.goto(f"{url}/v2/runs/flow-run/{back['id']}?tab=Details")
+    expect(page.get_by_text(f"again, and was {live['generation']}").first).to_be_visible()
+    page.goto(f"{url}/v2/artifacts/key/demo-generations")
+    now = latest_generations(prefect)
+    assert [row["state"] for row in now[:2]] == ["earlier", "live"]
+    expect(page.get_by_text(f"live: {now[1]['generation']}").first).to_be_visible()
+
+
+def latest_generations(prefect: LocalPrefect) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(prefect.ask("/artifacts/demo-generations/latest")["data"])
+    return rows

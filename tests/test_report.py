@@ -21,7 +21,6 @@ from nightloom.report import (
     QuarantineEntry,
     QueryCounts,
     RunReport,
-    counts_table,
     escape,
     plain,
     save_report,
@@ -29,6 +28,7 @@ from nightloom.report import (
 )
 from nightloom.rows import Hit
 from nightloom.screen import show_hits, show_report
+from nightloom.tables import counts_table
 
 NASTY = [
     "[x](javascript:alert(1))",

@@ -192,7 +192,7 @@ async def test_a_draft_loads_and_the_index_that_it_came_from_finds_it(home: Home
     golden = load_golden(EvaluationSettings(folder=folder, qrels=made.qrels))
     assert golden.texts == {row["_id"]: row["text"] for row in rows}
     home.configure('[evaluation]\nfolder = "draft"\nqrels = "draft/qrels.tsv"', evaluation=False)
-    _, scores = await evaluate_live(load_corpus(home.file, environ={}), None, None)
+    scores = (await evaluate_live(load_corpus(home.file, environ={}), None, None)).scores
     assert scores.means["R@10"] > 0.8
     assert scores.means["RR@10"] > 0.8
 

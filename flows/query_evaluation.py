@@ -1,0 +1,52 @@
+"""The flow that asks the golden queries of what readers see now, at any hour."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from flows.names import run_name
+from flows.parameters import CorpusFile, titled
+from nightloom.changes import EvaluationChanges
+from nightloom.corpus import load_corpus
+from nightloom.errors import Held
+from nightloom.tables import queries_table
+from tasks.artifacts import show_scores, show_table
+from tasks.operate import ask_live
+from tasks.secrets import find_secret
+
+
+@flow(name="query-evaluation", flow_run_name=run_name)
+async def query_evaluation(
+    corpus_file: CorpusFile,
+    evaluation: Annotated[EvaluationChanges | None, titled("Golden queries")] = None,
+    floor: Annotated[float | None, titled("Floor of every metric", ge=0, le=1)] = None,
+    missed_floor: Annotated[Literal["hold", "warn"], titled("When a floor is missed")] = "hold",
+) -> dict[str, Any]:
+    """Ask the golden queries of the live alias, score the answers, and hold them against the floors of the gate.
+
+    Nothing is written to Milvus. The scores and each query with its own are artifacts of the run.
+
+    Args:
+        corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
+        evaluation: Over the keys of [evaluation]: other queries, judgements or metrics for this run.
+        floor: What the mean of every metric must reach; left empty, gate.floor of the corpus file says.
+        missed_floor: "hold" ends the run as Failed, named Held, which automations and on-call people see; "warn" writes
+            it to the log.
+    """
+    started = datetime.now(UTC)
+    corpus = load_corpus(corpus_file, {"evaluation": evaluation, "gate": {"floor": floor}})
+    asked = await ask_live(corpus, await find_secret(corpus.milvus.secret))
+    report = asked.report(corpus, started)
+    await show_scores(report)
+    rows = queries_table(asked.judged.golden.texts, asked.scores.per_query)
+    await show_table(corpus.name, "queries", rows, f"{len(rows)} golden queries, the worst first")
+    missed = "; ".join(asked.missed(corpus))
+    if missed and missed_floor == "hold":
+        return Failed(name="Held", message=missed, data=Held(missed))  # type: ignore[return-value]  # Prefect raises it
+    if missed:
+        get_run_logger().warning(missed)
+    says = ", ".join(f"{metric} {mean:.4f}" for metric, mean in asked.scores.means.items())
+    return Completed(message=says, data=report.model_dump(mode="json"))  # type: ignore[return-value]  # Prefect unwraps it

@@ -1,0 +1,40 @@
+"""The flow that looks at every row of the live index, and has a night make anew what is not whole."""
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.states import Completed
+
+from flows.names import run_name
+from flows.nightly_reindex import nightly_reindex
+from flows.parameters import CorpusFile, titled
+from nightloom.audit import named
+from nightloom.corpus import load_corpus
+from nightloom.errors import IndexInconsistent
+from nightloom.tables import findings_table
+from tasks.artifacts import show_table
+from tasks.operate import audit_live
+from tasks.secrets import find_secret
+
+
+@flow(name="verify", flow_run_name=run_name)
+async def verify(corpus_file: CorpusFile, repair: Annotated[bool, titled("Repair")] = False) -> dict[str, Any]:
+    """Look at every row of the live index, and name the documents with missing, surplus or duplicate rows.
+
+    Counted under Strong consistency. The run fails where a document is not whole, unless it is repaired.
+
+    Args:
+        corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
+        repair: Run a night that makes those documents anew, where there are any.
+    """
+    corpus = load_corpus(corpus_file)
+    live, found = await audit_live(corpus, await find_secret(corpus.milvus.secret))
+    says = f"{live.name}: {found.rows} rows of {len(found.heads)} documents"
+    await show_table(corpus.name, "verify", findings_table(found.findings), f"{says}, {len(found.findings)} not whole")
+    if found.findings and not repair:
+        raise IndexInconsistent(f"{says}, not whole: {named(found.findings)}; run it with `repair` to make them anew")
+    if found.findings:
+        await nightly_reindex(corpus_file=corpus_file, repair=True)
+        says = f"{says}, {len(found.findings)} were not whole, and are made anew"
+    data = {"generation": live.name, "rows": found.rows, "documents": len(found.heads), "repaired": len(found.findings)}
+    return Completed(message=says, data=data)  # type: ignore[return-value]  # Prefect unwraps it

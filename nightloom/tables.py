@@ -1,0 +1,92 @@
+"""What a night did, as tables: rows with the same keys, at most so many, and the last one counts the rest."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC
+
+from nightloom.audit import Finding
+from nightloom.generations import Generation, state_of
+from nightloom.planning import Head, Plan
+from nightloom.report import QuarantineEntry, ReportPart, RunReport, plain
+
+Row = dict[str, str | int | float]
+
+SHOWN_ROWS = 200
+
+
+def capped(rows: Sequence[Row]) -> list[Row]:
+    """As many rows as somebody reads; one more says how many there are beside them."""
+    shown = list(rows[:SHOWN_ROWS])
+    if len(rows) > len(shown):
+        first, *others = rows[0]
+        shown.append({first: f"and {len(rows) - len(shown)} more", **dict.fromkeys(others, "")})
+    return shown
+
+
+def counts_table(report: RunReport) -> list[Row]:
+    """Documents and nodes."""
+    parts: tuple[tuple[str, ReportPart], ...] = (("documents", report.documents), ("nodes", report.nodes))
+    return [
+        {"what": what, "which": which, "count": count}
+        for what, part in parts
+        for which, count in part.model_dump().items()
+    ]
+
+
+def documents_table(plan: Plan, live: Mapping[str, Head], quarantined: Collection[str]) -> list[Row]:
+    """The documents that a night removed, changed and added, in this order.
+
+    Args:
+        plan: Of the night.
+        live: Heads of the generation that readers saw before it, by document id.
+        quarantined: Ids of the documents that could not be taken.
+    """
+    wanted = {planned.ref.id: (planned.ref.uri, planned.version) for planned in plan.work}
+    wanted |= {key: (head.uri, head.version) for key, head in plan.done.items()}
+    before = {key: head.version for key, head in live.items()}
+    taken = {
+        key: uri for key, (uri, version) in wanted.items() if key not in quarantined and before.get(key) != version
+    }
+    kinds: tuple[tuple[str, Iterable[str]], ...] = (
+        ("removed", (head.uri for head in plan.removed)),
+        ("changed", (uri for key, uri in taken.items() if key in before)),
+        ("added", (uri for key, uri in taken.items() if key not in before)),
+    )
+    return [{"document": plain(uri), "what": what} for what, uris in kinds for uri in sorted(uris)]
+
+
+def quarantine_table(entries: Iterable[QuarantineEntry]) -> list[Row]:
+    """Documents that could not be taken, with the reason."""
+    return [{"document": plain(entry.uri), "reason": plain(entry.reason)} for entry in entries]
+
+
+def findings_table(findings: Iterable[Finding]) -> list[Row]:
+    """Documents whose rows are not whole."""
+    return [
+        {
+            "document": plain(finding.uri or finding.document),
+            "missing": finding.missing,
+            "surplus": finding.surplus,
+            "duplicates": finding.duplicates,
+        }
+        for finding in findings
+    ]
+
+
+def generations_table(generations: Iterable[Generation]) -> list[Row]:
+    """The generations of an index, newest first: what a rollback can name."""
+    return [
+        {
+            "generation": one.name,
+            "state": state_of(one),
+            "created (UTC)": one.created.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            "scores": ", ".join(f"{metric} {value:.4f}" for metric, value in one.scores),
+            "held": plain(one.held or one.overruled),
+        }
+        for one in sorted(generations, key=lambda one: one.created, reverse=True)
+    ]
+
+
+def queries_table(texts: Mapping[str, str], per_query: Mapping[str, Mapping[str, float]]) -> list[Row]:
+    """Golden queries with what each scored, the worst first."""
+    worst = sorted(per_query.items(), key=lambda item: (sum(item[1].values()), item[0]))
+    return [{"query": plain(key), "text": plain(texts[key]), **values} for key, values in worst]

@@ -1,0 +1,48 @@
+"""Operate: what is done with an index beside its nights, each with the retries of a step."""
+
+from pydantic import SecretStr
+
+from nightloom import live, operate
+from nightloom.audit import Audit
+from nightloom.corpus import Corpus
+from nightloom.generations import Generation
+from nightloom.live import Asked
+from nightloom.operate import Switch
+from tasks.events import announce
+from tasks.pace import access_to
+from tasks.policy import step
+
+
+@step("rollback", run_name="rollback {corpus.name}", timeout_seconds=600)
+async def switch_back(corpus: Corpus, token: SecretStr | None, to: str | None) -> Switch:
+    """Switch the alias, and prove it by reads through it."""
+    made = await operate.roll_back(corpus, token, to)
+    counts = {"documents": made.documents, "nodes": made.nodes}
+    announce("index.rolled-back", made.alias, made.after, before=made.before, **counts)
+    return made
+
+
+@step("ask", run_name="ask the golden queries of {corpus.name}", timeout_seconds=3600)
+async def ask_live(corpus: Corpus, token: SecretStr | None) -> Asked:
+    """Ask the golden queries of the live generation."""
+    return await live.evaluate_live(corpus, token, corpus.evaluation, access=await access_to(corpus.embedder))
+
+
+@step("audit", run_name="look at every row of {corpus.name}", timeout_seconds=3600)
+async def audit_live(corpus: Corpus, token: SecretStr | None) -> tuple[Generation, Audit]:
+    """Look at every row of the live generation."""
+    return await operate.verify_live(corpus, token)
+
+
+@step("drop", run_name="drop generations of {corpus.name}", timeout_seconds=600)
+async def drop_generations(
+    corpus: Corpus, token: SecretStr | None, *, unseen: bool = False, dry_run: bool = False
+) -> list[str]:
+    """Drop the generations beyond index.keep; of a dry run, only their names."""
+    return await operate.prune(corpus, token, unseen=unseen, dry_run=dry_run)
+
+
+@step("list", run_name="list the generations of {corpus.name}", timeout_seconds=600)
+async def list_generations(corpus: Corpus, token: SecretStr | None) -> list[Generation]:
+    """Every generation of an index, oldest first."""
+    return await operate.all_generations(corpus, token)

@@ -1,0 +1,164 @@
+"""The flows beside the nightly one: what they do and show in the UI, and the events that they and nights emit."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.prune import prune
+from flows.query_evaluation import query_evaluation
+from flows.rollback import rollback
+from flows.verify import verify
+from nightloom.changes import EvaluationChanges, GateChanges
+from nightloom.corpus import Alias
+from nightloom.documents import document_id
+from nightloom.errors import Held, IndexInconsistent
+from nightloom.index import open_index
+from nightloom.operate import all_generations
+from nightloom.rows import among
+from tests.nights import QUERIES, TEXTS, Home, live_name, night
+
+WAIT_SECONDS = 20
+"""For the server to have what was sent in the background."""
+
+FIRST = {**TEXTS, "empty.txt": ""}
+SECOND = {
+    **{name: text for name, text in TEXTS.items() if name != "piano.txt"},
+    "chess.txt": "Chess.",
+    "new.txt": "New.",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Home:
+    """A corpus with an index of two generations, which the tests of this file look at one after the other."""
+    folder = tmp_path_factory.mktemp("operating")
+    new = Home(folder, "index.db", f"ops_{document_id(str(folder))[:12]}")
+    new.configure("[index]\nkeep = 5")
+    for texts in (FIRST, SECOND):
+        new.write(texts)
+        with temporary_settings({PREFECT_API_URL: prefect_server}):
+            asyncio.run(night(new))
+    return new
+
+
+@pytest.fixture
+def key(home: Home) -> str:
+    """What the keys of its artifacts begin with."""
+    return home.name.replace("_", "-")
+
+
+async def events_of(api: str, alias: Alias, last: str, times: int = 1) -> list[dict[str, Any]]:
+    """Every event about an index, oldest first, once `last` is among them so often."""
+    wanted = {"resource": {"id": [f"nightloom.index.{alias}"]}, "order": "ASC"}
+    found: list[dict[str, Any]] = []
+    async with httpx.AsyncClient() as client:
+        for _ in range(WAIT_SECONDS * 5):
+            answer = await client.post(f"{api}/events/filter", json={"filter": wanted, "limit": 50})
+            found = answer.raise_for_status().json()["events"]
+            if [event["event"] for event in found].count(last) >= times:
+                return found
+            await asyncio.sleep(0.2)
+    raise AssertionError(f"no {last} in {[event['event'] for event in found]}")
+
+
+def latest(api: str, key: str) -> Any:
+    """The data of the newest artifact of a key."""
+    return httpx.get(f"{api}/artifacts/{key}/latest").raise_for_status().json()["data"]
+
+
+def history(api: str, key: str) -> list[str]:
+    """The data of every artifact of a key, as text."""
+    wanted = {"artifacts": {"key": {"any_": [key]}}}
+    return [str(one["data"]) for one in httpx.post(f"{api}/artifacts/filter", json=wanted).raise_for_status().json()]
+
+
+def table(api: str, key: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(latest(api, key))
+    return rows
+
+
+async def test_a_night_emits_its_events_about_the_alias(home: Home, prefect_api: str) -> None:
+    events = await events_of(prefect_api, home.name, "nightloom.night.completed", times=2)
+    assert [event["event"].removeprefix("nightloom.") for event in events] == [
+        *("night.started", "index.promoted", "document.quarantined", "night.completed"),
+        *("night.started", "index.promoted", "night.completed"),
+    ]
+    promoted, refused, ended = (event["payload"] for event in events[1:4])
+    assert (promoted["before"], promoted["documents"]["added"]) == (None, len(TEXTS))
+    assert (refused["document"], refused["more"]) == ("texts/empty.txt", 0)
+    assert refused["reason"]
+    assert (ended["outcome"], ended["generation"]) == ("promoted", promoted["generation"])
+    assert events[5]["payload"]["before"] == promoted["generation"]
+    roles = {related["prefect.resource.role"] for related in events[1]["related"]}
+    assert {"generation", "flow-run", "flow"} <= roles
+    everything = json.dumps(events)
+    assert not any(text[:40] in everything for text in TEXTS.values()), "an event holds the text of a document"
+
+
+def test_a_night_shows_documents_quarantine_scores_and_generations(home: Home, key: str, prefect_api: str) -> None:
+    rows = [(row["document"], row["what"]) for row in table(prefect_api, f"{key}-documents")]
+    assert rows == [("texts/piano.txt", "removed"), ("texts/chess.txt", "changed"), ("texts/new.txt", "added")]
+    assert table(prefect_api, f"{key}-quarantine") == []
+    (before,) = [json.loads(one) for one in history(prefect_api, f"{key}-quarantine") if one != "[]"]
+    assert [row["document"] for row in before] == ["texts/empty.txt"]
+    assert [row["state"] for row in table(prefect_api, f"{key}-generations")] == ["live", "earlier"]
+    scores = latest(prefect_api, f"{key}-scores")
+    assert "| nDCG@10 |" in scores
+    assert "data:image/svg+xml" in scores
+
+
+async def test_the_live_index_is_scored_and_a_missed_floor_is_held(home: Home, key: str, prefect_api: str) -> None:
+    found = await query_evaluation(corpus_file=home.file)
+    assert found["scores"]["nDCG@10"] == 1.0
+    assert {row["query"] for row in table(prefect_api, f"{key}-queries")} == set(QUERIES)
+
+    # Who asks for bread is judged to want whales: no index finds them first.
+    (home.folder / "other.tsv").write_text("query-id\tcorpus-id\tscore\nq1\twhale.txt\t1\n")
+    other = EvaluationChanges.model_validate({"qrels": home.folder / "other.tsv"})
+    state = await query_evaluation(corpus_file=home.file, evaluation=other, floor=0.9, return_state=True)
+    assert (state.type.value, state.name) == ("FAILED", "Held")
+    assert re.match(r"nDCG@10 is 0\.\d+, and gate.floor asks for 0.9 at least", state.message or "")
+    assert "| 0.9 |" in latest(prefect_api, f"{key}-scores")
+    warned = await query_evaluation(corpus_file=home.file, evaluation=other, floor=0.9, missed_floor="warn")
+    assert warned["scores"]["nDCG@10"] < 0.9
+
+
+async def test_a_rollback_emits_its_event_and_shows_what_is_live(home: Home, key: str, prefect_api: str) -> None:
+    live, *earlier = reversed(await all_generations(home.corpus, None))
+    await rollback(corpus_file=home.file)
+    (back,) = (await events_of(prefect_api, home.name, "nightloom.index.rolled-back"))[-1:]
+    assert (back["payload"]["generation"], back["payload"]["before"]) == (earlier[0].name, live.name)
+    assert [row["state"] for row in table(prefect_api, f"{key}-generations")][:2] == ["earlier", "live"]
+    await rollback(corpus_file=home.file, to=live.name)
+
+
+async def test_rows_that_are_not_whole_fail_the_run_until_it_repairs_them(
+    home: Home, key: str, prefect_api: str
+) -> None:
+    before = await home.rows()
+    assert (await verify(corpus_file=home.file))["repaired"] == 0
+    async with open_index(home.corpus.milvus, home.name) as index:
+        where = f"{among([document_id('texts/whale.txt')])} and position == 1"
+        index.connection.client.delete(await live_name(index), filter=where)
+    with pytest.raises(IndexInconsistent, match=r"whale.txt \(1 missing\)"):
+        await verify(corpus_file=home.file)
+    (found,) = table(prefect_api, f"{key}-verify")
+    assert found == {"document": "texts/whale.txt", "missing": 1, "surplus": 0, "duplicates": 0}
+    assert (await verify(corpus_file=home.file, repair=True))["repaired"] == 1
+    assert await home.rows() == before
+
+
+async def test_generations_beyond_those_to_keep_are_dropped(home: Home, prefect_api: str) -> None:
+    home.write(TEXTS)
+    with pytest.raises(Held):
+        await night(home, gate=GateChanges.model_validate({"floor": 2.0}))
+    *seen, live, held = [one.name for one in await all_generations(home.corpus, None)]
+    assert await prune(corpus_file=home.file) == {"dropped": [], "dry_run": False}
+    assert (await prune(corpus_file=home.file, keep=1, dry_run=True))["dropped"] == seen[:-1]
+    assert (await prune(corpus_file=home.file, keep=0, which="all"))["dropped"] == [held, *reversed(seen)]
+    assert [one.name for one in await all_generations(home.corpus, None)] == [live]

@@ -342,6 +342,11 @@ class MilvusSettings(Section):
     token_block: str | None = Field(
         None, title="Token block", description="Name of the Prefect Secret block that holds the token."
     )
+    ca_file: Path | None = Field(
+        None,
+        title="Authority",
+        description="PEM file of the authority that signed the certificate of https://. Default: those known to all.",
+    )
     metric: Literal["COSINE", "IP", "L2"] = Field("COSINE", title="Metric", description="How vectors are compared.")
     timeout_seconds: float = Field(60, gt=0, title="Timeout", description="Limit in seconds for one request.")
 
@@ -810,8 +815,10 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
 
     sources = tuple(located(source) for source in corpus.sources)
     updates: dict[str, Any] = {"sources": sources, "reports": absolute(corpus.reports)}
+    milvus: dict[str, Any] = {"ca_file": absolute(corpus.milvus.ca_file)}
     if corpus.milvus.is_lite:
-        updates["milvus"] = corpus.milvus.model_copy(update={"uri": str(absolute(Path(corpus.milvus.uri)))})
+        milvus["uri"] = str(absolute(Path(corpus.milvus.uri)))
+    updates["milvus"] = corpus.milvus.model_copy(update=milvus)
     if corpus.evaluation:
         files = {key: absolute(getattr(corpus.evaluation, key)) for key in ("queries", "qrels", "folder")}
         updates["evaluation"] = corpus.evaluation.model_copy(update=files)

@@ -74,7 +74,7 @@ def test_what_the_template_calls_a_default_is_one() -> None:
         re.sub(r"^# (?=\[(index|retrieval|evaluation|answers|gate|shards)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
         if not re.match(
-            r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split|reranker|floor)\b)"
+            r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|ca_file|folder|split|reranker|floor)\b)"
             r"|# batch_tokens",
             line,
         )

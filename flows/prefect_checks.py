@@ -1,6 +1,7 @@
-"""What Prefect knows of the nights of a corpus: its clock, pools, limits, schedule and last night, each with its cure."""
+"""What Prefect knows of the nights of a corpus: clock, pools, limits, schedule and last night, each with its cure."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -50,17 +51,17 @@ async def prefect_checks(corpus: Corpus, file: Path) -> list[tuple[str, str, boo
         async with get_client() as client:
             found = [("prefect", await _server(client, url), False)]
             deployments = await _deployments(client, file)
-            parts = {
-                "clock": _clock(client),
-                "pool": _pools(client, deployments),
-                "limits": _limits(client, corpus),
-                "schedule": _schedule(deployments, file),
-                "last night": _last_night(client, deployments),
+            parts: dict[str, Callable[[], Awaitable[str]]] = {
+                "clock": lambda: _clock(client),
+                "pool": lambda: _pools(client, deployments),
+                "limits": lambda: _limits(client, corpus),
+                "schedule": lambda: _schedule(deployments, file),
+                "last night": lambda: _last_night(client, deployments),
             }
             for name, part in parts.items():
                 try:
-                    found.append((name, await part, False))
-                except NightloomError as error:
+                    found.append((name, await part(), False))
+                except (NightloomError, PrefectHTTPStatusError, httpx.HTTPError) as error:
                     found.append((name, str(error), True))
     except NightloomError as error:
         return [("prefect", str(error), True)]
@@ -98,8 +99,8 @@ async def _clock(client: PrefectClient) -> str:
 
 
 async def _deployments(client: PrefectClient, file: Path) -> list[DeploymentResponse]:
-    """Of nights over this corpus file: a deployment names it relative to the folder that the worker runs in."""
-    here = file.resolve().as_posix()
+    """Of nights over a corpus file: a deployment names it relative to the folder that the worker runs in."""
+    here = (Path.cwd() / file).as_posix()
     found = await client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])))
     return [one for one in found if here.endswith(f"/{str(one.parameters.get('corpus_file') or '-').lstrip('./')}")]
 

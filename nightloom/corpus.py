@@ -26,6 +26,9 @@ from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
 ALIAS_LENGTH = 200
 """Longest alias: Milvus takes names of 255 characters, and a generation's name is the alias and 26 more."""
 
+FORMAT = 1
+"""Of corpus files: raised when a key changes its meaning or goes, not when one is added."""
+
 OPENAI_URL = "https://api.openai.com/v1"
 
 SHOWN_CHARACTERS = 80
@@ -590,6 +593,7 @@ class ShardSettings(Section):
 class Corpus(Section):
     """One corpus: where it comes from, how it is indexed, how the index is judged."""
 
+    format: int = Field(FORMAT, title="Format", description="Of the corpus file; 1 is the only one so far.")
     name: Alias = Field(title="Name", description="The alias that readers use in Milvus.")
     sources: tuple[SourceSettings, ...] = Field(min_length=1, title="Sources", description="Where documents come from.")
     reading: ReadingSettings = Field(default_factory=ReadingSettings, title="Reading")
@@ -643,6 +647,7 @@ def load_corpus(
     _overlay_environment(values, os.environ if environ is None else environ)
     given = {key: plain for key, value in (sections or {}).items() if (plain := _given(value)) not in (None, {})}
     _overlay_sections(values, given)
+    _check_format(values.get("format", FORMAT), origin)
     if file is not None and given:
         origin = f"{file} with the run's parameters ({', '.join(given)})"
     try:
@@ -667,6 +672,15 @@ def corpus_name(file: str | Path | None, name: str | None = None) -> str:
         with suppress(CorpusFileError):
             found = _read_toml(Path(file)).get("name")
     return found if isinstance(found, str) and found else Path(file or "corpus").stem
+
+
+def _check_format(found: object, origin: str) -> None:
+    """A file of another format has other keys: nothing in it is read, and nothing guessed."""
+    if str(found) != str(FORMAT):
+        raise CorpusFileError(
+            f"{origin}: format = {found!r}: this Nightloom reads format {FORMAT}; take the version of Nightloom that"
+            " the file is for, or write the file anew after corpora/template.toml"
+        )
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

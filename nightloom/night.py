@@ -51,7 +51,7 @@ from nightloom.report import (
     VectorCounts,
 )
 from nightloom.retrieval import Question
-from nightloom.rows import Hit
+from nightloom.rows import SCHEMA_VERSION, Hit
 from nightloom.splitting import Node, Splitter
 from nightloom.trial import Prober, Trial, Witness, ask_golden
 
@@ -651,6 +651,9 @@ class Night:
             return "the index already holds every document in tonight's version"
         if self.live is None:
             return "the first generation of this index"
+        if self.live.fingerprint != self.fingerprint and self.live.schema != SCHEMA_VERSION:
+            which = "an earlier" if self.live.schema < SCHEMA_VERSION else "a later"
+            return f"{which} version of Nightloom made {self.live.name}: every document was embedded again"
         if self.live.fingerprint != self.fingerprint:
             return (
                 "another fingerprint (loader, splitter, embedder, schema or metric): every document was embedded again"

@@ -18,6 +18,7 @@ from nightloom.evaluation import judge
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
 from nightloom.index import Index, open_index
+from nightloom.models import is_of_hub
 from nightloom.planning import rows_of
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter
@@ -103,7 +104,10 @@ async def _sources(corpus: Corpus) -> str:
 async def _embedder(corpus: Corpus) -> str:
     embedder = await asyncio.to_thread(Embedder, corpus.embedder)
     Splitter(corpus.splitting, embedder)
-    return f"{corpus.embedder.model} reads {embedder.max_tokens} tokens; nodes hold {corpus.splitting.max_tokens}"
+    says = f"{corpus.embedder.model} reads {embedder.max_tokens} tokens; nodes hold {corpus.splitting.max_tokens}"
+    if corpus.embedder.revision is None and is_of_hub(corpus.embedder.model):
+        says += "; pin its revision in embedder.revision: another commit would embed every document again"
+    return says
 
 
 async def _queries(corpus: Corpus) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import (
     DeploymentScheduleCreate,
@@ -79,6 +80,12 @@ async def test_judgements_of_documents_that_only_a_night_knows_are_no_error(tmp_
 
 
 DEMO = ROOT / "corpora" / "demo.toml"
+BLOCK_CANARY = "secret-9c1f52d07-of-a-block"
+
+
+def holding(folder: Path, text: bytes) -> list[str]:
+    """Files that hold a text."""
+    return [file.name for file in folder.rglob("*") if file.is_file() and text in file.read_bytes()]
 
 
 async def told(corpus: Corpus, file: Path = DEMO) -> dict[str, tuple[str, bool]]:
@@ -155,7 +162,7 @@ async def test_clocks_that_differ_are_an_error(on_a_server: Corpus, monkeypatch:
 async def test_a_server_with_a_password_lets_nobody_in_who_has_none(
     on_a_server: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stays open tells nobody anything: whether it is there, its version, and how it would be asked."""
+    """What stays open tells only that it is there; and a Secret block is in no file of the server as it was given."""
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:secret-of-a-test")
     server, anybody = PrefectServer(tmp_path), httpx.AsyncClient()
     try:
@@ -166,6 +173,11 @@ async def test_a_server_with_a_password_lets_nobody_in_who_has_none(
             assert "set PREFECT_API_AUTH_STRING to user:password" in (await told(on_a_server))["prefect"][0]
             with temporary_settings({PREFECT_API_AUTH_STRING: "admin:secret-of-a-test"}):
                 assert not (await told(on_a_server))["prefect"][1]
+                await Secret(value=BLOCK_CANARY).asave("canary")
+                block: Any = await Secret.aload("canary")
+                assert block.get() == BLOCK_CANARY
+        assert holding(tmp_path, b"canary"), "the block's name is not in what was searched"
+        assert holding(tmp_path, BLOCK_CANARY.encode()) == []
     finally:
         await anybody.aclose()
         server.kill()

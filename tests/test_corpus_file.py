@@ -223,7 +223,8 @@ def test_sources_replace_the_whole_list(tmp_path: Path) -> None:
     assert (source.jsonl, source.path, source.include) == (tmp_path / "rows.jsonl", None, ("**/*",))
 
 
-SECTIONS = {name: info for name, info in Corpus.model_fields.items() if name not in {"name", "sources", "reports"}}
+NO_SECTIONS = {"format", "name", "sources", "reports"}
+SECTIONS = {name: info for name, info in Corpus.model_fields.items() if name not in NO_SECTIONS}
 
 
 @pytest.mark.parametrize("section", SECTIONS)

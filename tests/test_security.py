@@ -23,9 +23,12 @@ CRAFTED = ('" or position >= 0 or "', "0' or 1 == 1", "a" * 31, "A" * 32, f"{'a'
 
 @pytest.mark.parametrize("crafted", CRAFTED)
 def test_nothing_but_an_id_of_ours_goes_into_a_filter(crafted: str) -> None:
-    for made in (lambda: among([crafted]), lambda: beyond({crafted: 1}), lambda: checked_node_id(f"{crafted}-0")):
-        with pytest.raises(IndexRefused, match="goes into no filter"):
-            made()
+    with pytest.raises(IndexRefused, match="goes into no filter"):
+        among([crafted])
+    with pytest.raises(IndexRefused, match="goes into no filter"):
+        beyond({crafted: 1})
+    with pytest.raises(IndexRefused, match="goes into no filter"):
+        checked_node_id(f"{crafted}-0")
 
 
 async def test_code_that_a_model_brings_is_never_run(tmp_path: Path, embedder: Embedder) -> None:

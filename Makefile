@@ -14,7 +14,7 @@ TEST_PROCESSES ?= 3
 
 QUESTION := "What does the with statement do when an exception is raised?"
 
-.PHONY: help demo test install lint lock milvus bench torture clean
+.PHONY: help demo test install lint lock milvus bench torture audit sbom licences clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,8 +82,27 @@ milvus: $(VENV)/installed-dev ## Start a real Milvus server here, without Docker
 bench: $(VENV)/installed-bench ## Measure, and write docs/benchmarks.md
 	$(BIN)/python benchmarks/page.py
 
+# In a venv of their own, so that their packages are not among those that they look at.
+AUDIT := build/audit
+AUDIT_TOOLS := pip-audit==2.10.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+
+$(AUDIT)/installed:
+	$(PYTHON) -m venv $(AUDIT)/venv
+	$(AUDIT)/venv/bin/python -m pip install --quiet --disable-pip-version-check $(AUDIT_TOOLS)
+	@touch $@
+
+audit: $(AUDIT)/installed ## Known vulnerabilities of what the lock file names; asks a service in the network
+	$(AUDIT)/venv/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
+
+sbom: install $(AUDIT)/installed ## Software bill of materials: build/audit/sbom.json (CycloneDX)
+	$(AUDIT)/venv/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file $(AUDIT)/sbom.json $(BIN)/python
+
+licences: install $(AUDIT)/installed ## Licences of what is installed: build/audit/licences.md
+	$(AUDIT)/venv/bin/pip-licenses --python $(BIN)/python --format markdown --with-urls --output-file $(AUDIT)/licences.md
+
 torture: $(VENV)/installed-dev ## Kill 200 nights at random, on Milvus Lite and on a real server, and compare every row
 	$(BIN)/python benchmarks/torture.py
 
 clean: ## Remove what the demo and the tools wrote; .venv stays
-	rm -rf data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache corpora/demo/topics
+	rm -rf data build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache corpora/demo/topics

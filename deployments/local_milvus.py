@@ -28,6 +28,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -113,7 +114,9 @@ def start(
 ) -> LocalMilvus:
     """Start a server on `folder`, made if missing, and wait until it answers. A `port` of None is a free one.
 
-    `more` are settings of Milvus's own, by dotted key: {"quotaAndLimits.dml.enabled": True}.
+    `more` are settings of Milvus's own, by dotted key: {"quotaAndLimits.dml.enabled": True}. With
+    `common.security.authorizationEnabled` it asks for passwords (root's is "Milvus"); with `common.security.tlsMode` 1,
+    `tls.serverPemPath` and `tls.serverKeyPath` it speaks TLS.
     The data stay in the folder from one start to the next, whatever the ports; collections that were loaded answer
     again within a few seconds. The log is of the latest start. Raises `LocalMilvusUnavailable` or `LocalMilvusFailed`,
     and leaves no process then.
@@ -138,7 +141,8 @@ def start(
             stderr=log,
             start_new_session=True,  # so that Ctrl+C reaches only the caller
         )
-    server = LocalMilvus(f"http://{HOST}:{port}", port, process.pid, folder, log_file, process)
+    scheme = "https" if more.get("common.security.tlsMode") else "http"
+    server = LocalMilvus(f"{scheme}://{HOST}:{port}", port, process.pid, folder, log_file, process)
     try:
         _wait_until_ready(server, metrics_port, inner_ports, timeout_seconds)
     except BaseException:
@@ -254,10 +258,20 @@ def _wait_until_ready(server: LocalMilvus, metrics_port: int, inner_ports: list[
         if (status := server.process.poll()) is not None:
             raise LocalMilvusFailed(f"Milvus ended with status {status} while starting.{_log_end(server)}")
         _end_old_sessions({server.port, *inner_ports}, etcd_port=inner_ports[0])
-        if _request(metrics_port, "/healthz") and b'"code":200' in _request(server.port, "/v1/vector/collections"):
+        if _request(metrics_port, "/healthz") and _serves(server):
             return
         time.sleep(0.1)
     raise LocalMilvusFailed(f"Milvus was not ready within {timeout_seconds:g} s.{_log_end(server)}")
+
+
+def _serves(server: LocalMilvus) -> bool:
+    """Whether a request goes through: it lists collections, or is asked for a password; over TLS, it shakes hands."""
+    if server.uri.startswith("https"):
+        with contextlib.suppress(OSError):
+            return bool(ssl.get_server_certificate((HOST, server.port), timeout=5))
+        return False
+    answer = _request(server.port, "/v1/vector/collections")
+    return b'"code":200' in answer or b'"code":1800' in answer
 
 
 def _end_old_sessions(own_ports: set[int], etcd_port: int) -> None:
@@ -271,12 +285,12 @@ def _end_old_sessions(own_ports: set[int], etcd_port: int) -> None:
 
 
 def _request(port: int, path: str, body: dict[str, str] | None = None) -> bytes:
-    """Return the answer to a GET, or to a POST of `body` as JSON; nothing where there is none yet or it is an error."""
+    """Return the answer to a GET, or to a POST of `body` as JSON, that we are not known too; nothing without one."""
     with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=5)) as connection:
         try:
             connection.request("POST" if body else "GET", path, json.dumps(body) if body else None)
             response = connection.getresponse()
-            return response.read() if response.status == http.HTTPStatus.OK else b""
+            return response.read() if response.status in {http.HTTPStatus.OK, http.HTTPStatus.UNAUTHORIZED} else b""
         except (OSError, http.client.HTTPException):
             return b""
 

@@ -1,21 +1,34 @@
 """`nightloom check`: what a night needs, tried one by one."""
 
 import asyncio
+import platform
+import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from flows.prefect_api import configured_api
+from flows.prefect_checks import prefect_checks
 from nightloom.corpus import Corpus, load_corpus
 from nightloom.embedding import Embedder
 from nightloom.engines import NO_ACCESS, Access
-from nightloom.errors import NightloomError
+from nightloom.errors import InputError, NightloomError
 from nightloom.evaluation import judge
+from nightloom.generations import Generation
 from nightloom.golden import load_golden
-from nightloom.index import open_index
+from nightloom.index import Index, open_index
+from nightloom.models import is_of_hub
+from nightloom.planning import rows_of
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter
 from tasks.secrets import find_secret
+
+PACKAGES = ("nightloom", "prefect", "llama-index-core", "pymilvus", "milvus-lite", "torch", "onnxruntime")
+FREE_BYTES = 1_000_000_000
+"""On every disk that a night writes to, at least."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +49,48 @@ async def checks(file: Path) -> list[tuple[str, Finding]]:
         corpus = load_corpus(file)
     except NightloomError as error:
         return [("file", Finding(str(error), is_error=True))]
-    found = [("file", Finding(f"{file} is valid; its index is {corpus.name!r}"))]
+    found = [("file", Finding(f"{file} is valid; its index is {corpus.name!r}")), ("versions", Finding(_versions()))]
     parts = (
+        ("disk", _disk),
         ("sources", _sources),
         ("embedder", _embedder),
         ("queries", _queries),
         ("milvus", _milvus),
-        ("prefect", _prefect),
     )
     for name, part in (*parts, ("answers", _answers)) if corpus.answers else parts:
         try:
             found.append((name, Finding(await part(corpus))))
         except NightloomError as error:
             found.append((name, Finding(str(error), is_error=True)))
-    return found
+    told = await prefect_checks(corpus, file)
+    return found + [(name, Finding(says, is_error=is_error)) for name, says, is_error in told]
+
+
+def _versions() -> str:
+    return f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}"
+
+
+async def _disk(corpus: Corpus) -> str:
+    free = {folder: shutil.disk_usage(folder).free for folder in _folders(corpus)}
+    short = [f"{folder} has {_gigabytes(left)}" for folder, left in free.items() if left < FREE_BYTES]
+    if short:
+        raise InputError(
+            f"{', '.join(short)} left, and a night may need more; make room, or set TMPDIR, reports or milvus.uri"
+        )
+    return ", ".join(f"{_gigabytes(left)} free in {folder}" for folder, left in free.items())
+
+
+def _folders(corpus: Corpus) -> Iterator[Path]:
+    """Where a night writes, or where the folder will be made: downloads, reports, the index of a Milvus Lite file."""
+    wanted = [Path(tempfile.gettempdir()), corpus.reports]
+    if corpus.milvus.is_lite:
+        wanted.append(Path(corpus.milvus.uri).parent)
+    for folder in wanted:
+        yield next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 async def _sources(corpus: Corpus) -> str:
@@ -67,10 +108,12 @@ async def _embedder(corpus: Corpus) -> str:
     embedder = await asyncio.to_thread(Embedder, settings, access)
     Splitter(corpus.splitting, embedder)
     says = f"{settings.model} reads {embedder.max_tokens} tokens; nodes hold {corpus.splitting.max_tokens}"
-    if not settings.is_remote:
-        return says
-    vectors = await embedder.embed_queries(["Is anybody there?"])
-    return f"{says}; {settings.base_url} answers, with vectors of {vectors.shape[1]} dimensions"
+    if settings.is_remote:
+        vectors = await embedder.embed_queries(["Is anybody there?"])
+        return f"{says}; {settings.base_url} answers, with vectors of {vectors.shape[1]} dimensions"
+    if settings.revision is None and is_of_hub(settings.model):
+        says += "; pin its revision in embedder.revision: another commit would embed every document again"
+    return says
 
 
 async def _queries(corpus: Corpus) -> str:
@@ -90,9 +133,32 @@ async def _milvus(corpus: Corpus) -> str:
         if index.connection.is_absent:
             return f"{corpus.milvus.uri} does not exist yet; the first night creates it"
         generations = await index.generations()
-        live = next((generation.name for generation in generations if generation.live), "none")
-        version = await index.connection.version()
-        return f"{corpus.milvus.uri}: version {version}, {len(generations)} generations, live: {live}"
+        live = next((generation for generation in generations if generation.live), None)
+        says = f"{corpus.milvus.uri}: version {await index.connection.version()}, {len(generations)} generations"
+        says += f", live: {live.name if live else 'none'}"
+        if live:
+            says += f", {await _health(index, live)}"
+    if token and urlsplit(corpus.milvus.uri).scheme == "http" and urlsplit(corpus.milvus.uri).hostname not in LOOPBACK:
+        says += "; the token crosses the network in the clear: switch TLS on there, and write https://"
+    return says
+
+
+async def _health(index: Index, live: Generation) -> str:
+    """Whether readers see the whole of the live generation."""
+    rows, heads = await index.contents.read(live.name)
+    if rows != rows_of(heads.values()):
+        raise InputError(
+            f"{live.name} has {rows} rows, and its documents say {rows_of(heads.values())}; `nightloom verify --repair`"
+        )
+    if live.promoted and live.writer:
+        raise InputError(f"a night that wrote to {live.name} has died or is under way; the next one makes it whole")
+    proof = {key: heads[key].version if key in heads else None for key in live.proof}
+    if proof and not await index.reads_as(proof):
+        raise InputError(
+            f"the alias {live.alias!r} names {live.name}, but reads through it come from another generation; the next"
+            " night switches again: `nightloom run`"
+        )
+    return f"{len(heads)} documents in {rows} rows, and reads through the alias agree"
 
 
 async def _answers(corpus: Corpus) -> str:
@@ -107,8 +173,3 @@ async def _answers(corpus: Corpus) -> str:
         return f"{settings.base_url} answers, and lists {settings.model}"
     others = f"not {settings.model}, but {', '.join(sorted(models)[:5])}" if models else "no models"
     return f"{settings.base_url} answers, and lists {others}; only a question can tell whether it knows the model"
-
-
-async def _prefect(_corpus: Corpus) -> str:
-    url = await asyncio.to_thread(configured_api)
-    return f"{url} answers" if url else "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself"

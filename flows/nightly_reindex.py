@@ -38,7 +38,7 @@ from tasks.promote import promote, prune
 from tasks.publish import ProgressArtifact, publish, reported
 
 
-@flow(name="nightly-reindex", flow_run_name=run_name)
+@flow(name="nightly-reindex", flow_run_name=run_name, persist_result=False, result_serializer="json")
 async def nightly_reindex(
     corpus_file: Path | None = None,
     name: Alias | None = None,

@@ -14,7 +14,7 @@ from tasks.operate import drop_generations, list_generations
 from tasks.secrets import find_secret
 
 
-@flow(name="prune", flow_run_name=run_name)
+@flow(name="prune", flow_run_name=run_name, persist_result=False, result_serializer="json")
 async def prune(
     corpus_file: CorpusFile,
     keep: Annotated[int | None, titled("Generations to keep", ge=0, le=100)] = None,

@@ -18,7 +18,7 @@ from tasks.operate import ask_live
 from tasks.secrets import find_secret
 
 
-@flow(name="query-evaluation", flow_run_name=run_name)
+@flow(name="query-evaluation", flow_run_name=run_name, persist_result=False, result_serializer="json")
 async def query_evaluation(
     corpus_file: CorpusFile,
     evaluation: Annotated[EvaluationChanges | None, titled("Golden queries")] = None,

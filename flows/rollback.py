@@ -15,7 +15,7 @@ from tasks.operate import list_generations, switch_back
 from tasks.secrets import find_secret
 
 
-@flow(name="rollback", flow_run_name=run_name)
+@flow(name="rollback", flow_run_name=run_name, persist_result=False, result_serializer="json")
 async def rollback(corpus_file: CorpusFile, to: Annotated[str | None, titled("To")] = None) -> dict[str, Any]:
     """Let readers see an earlier generation again: an alias switch, proven by reads through it.
 

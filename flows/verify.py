@@ -17,7 +17,7 @@ from tasks.operate import audit_live
 from tasks.secrets import find_secret
 
 
-@flow(name="verify", flow_run_name=run_name)
+@flow(name="verify", flow_run_name=run_name, persist_result=False, result_serializer="json")
 async def verify(corpus_file: CorpusFile, repair: Annotated[bool, titled("Repair")] = False) -> dict[str, Any]:
     """Look at every row of the live index, and name the documents with missing, surplus or duplicate rows.
 

@@ -34,6 +34,9 @@ from nightloom.secrets import (
 ALIAS_LENGTH = 200
 """Longest alias: Milvus takes names of 255 characters, and a generation's name is the alias and 26 more."""
 
+FORMAT = 1
+"""Of corpus files: raised when a key changes its meaning or goes, not when one is added."""
+
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_TOKENIZER = "cl100k_base"
 """Of all embedding models of OpenAI."""
@@ -451,6 +454,11 @@ class MilvusSettings(Section):
     token_block: str | None = Field(
         None, title="Token block", description="Name of the Prefect Secret block that holds the token."
     )
+    ca_file: Path | None = Field(
+        None,
+        title="Authority",
+        description="PEM file of the authority that signed the certificate of https://. Default: those known to all.",
+    )
     metric: Literal["COSINE", "IP", "L2"] = Field("COSINE", title="Metric", description="How vectors are compared.")
     timeout_seconds: float = Field(60, gt=0, title="Timeout", description="Limit in seconds for one request.")
 
@@ -718,6 +726,7 @@ class ShardSettings(Section):
 class Corpus(Section):
     """One corpus: where it comes from, how it is indexed, how the index is judged."""
 
+    format: int = Field(FORMAT, title="Format", description="Of the corpus file; 1 is the only one so far.")
     name: Alias = Field(title="Name", description="The alias that readers use in Milvus.")
     sources: tuple[SourceSettings, ...] = Field(min_length=1, title="Sources", description="Where documents come from.")
     reading: ReadingSettings = Field(default_factory=ReadingSettings, title="Reading")
@@ -771,6 +780,7 @@ def load_corpus(
     _overlay_environment(values, os.environ if environ is None else environ)
     given = {key: plain for key, value in (sections or {}).items() if (plain := _given(value)) not in (None, {})}
     _overlay_sections(values, given)
+    _check_format(values.get("format", FORMAT), origin)
     if file is not None and given:
         origin = f"{file} with the run's parameters ({', '.join(given)})"
     try:
@@ -795,6 +805,15 @@ def corpus_name(file: str | Path | None, name: str | None = None) -> str:
         with suppress(CorpusFileError):
             found = _read_toml(Path(file)).get("name")
     return found if isinstance(found, str) and found else Path(file or "corpus").stem
+
+
+def _check_format(found: object, origin: str) -> None:
+    """A file of another format has other keys: nothing in it is read, and nothing guessed."""
+    if str(found) != str(FORMAT):
+        raise CorpusFileError(
+            f"{origin}: format = {found!r}: this Nightloom reads format {FORMAT}; take the version of Nightloom that"
+            " the file is for, or write the file anew after corpora/template.toml"
+        )
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -944,8 +963,10 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
 
     sources = tuple(located(source) for source in corpus.sources)
     updates: dict[str, Any] = {"sources": sources, "reports": absolute(corpus.reports)}
+    milvus: dict[str, Any] = {"ca_file": absolute(corpus.milvus.ca_file)}
     if corpus.milvus.is_lite:
-        updates["milvus"] = corpus.milvus.model_copy(update={"uri": str(absolute(Path(corpus.milvus.uri)))})
+        milvus["uri"] = str(absolute(Path(corpus.milvus.uri)))
+    updates["milvus"] = corpus.milvus.model_copy(update=milvus)
     if corpus.evaluation:
         files = {key: absolute(getattr(corpus.evaluation, key)) for key in ("queries", "qrels", "folder")}
         updates["evaluation"] = corpus.evaluation.model_copy(update=files)

@@ -8,10 +8,8 @@ from nightloom.corpus import Corpus
 from nightloom.embedding import Embedder
 from nightloom.keywords import Keywords
 from nightloom.reading import LOADER_VERSION
+from nightloom.rows import SCHEMA_VERSION
 from nightloom.splitting import SPLITTER_VERSION
-
-SCHEMA_VERSION = 2
-"""Part of the fingerprint: raise it whenever the fields of a row change."""
 
 
 def fingerprint(corpus: Corpus, embedder: Embedder) -> str:

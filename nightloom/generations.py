@@ -10,6 +10,7 @@ _NAME = re.compile(r"(?P<alias>[A-Za-z_][A-Za-z0-9_]*)_(?P<stamp>\d{8}t\d{6}z)_(
 
 PROPERTY = "nightloom."
 """Prefix of the collection properties in which a generation carries what is known about it."""
+SCHEMA = f"{PROPERTY}schema"
 PROMOTED = f"{PROPERTY}promoted"
 PROOF = f"{PROPERTY}proof"
 WRITER = f"{PROPERTY}writer"
@@ -31,6 +32,7 @@ class Generation:
         alias: Of the index that it belongs to.
         fingerprint: sha256, hex.
         created: UTC, to the second.
+        schema: SCHEMA_VERSION of what wrote it; 0 where that was not kept yet.
         live: Whether the alias names it.
         promoted: Whether readers ever saw it; one that they never saw is half-built, or was held.
         writer: The night that writes to it, or died while it did; "" where every row is as a whole night left it.
@@ -48,6 +50,7 @@ class Generation:
     alias: str
     fingerprint: str
     created: datetime
+    schema: int = 0
     live: bool = False
     promoted: bool = False
     writer: str = ""

@@ -21,6 +21,7 @@ from nightloom.generations import (
     PROMOTED,
     PROOF,
     PROPERTY,
+    SCHEMA,
     SCORES,
     WHOLE,
     WRITER,
@@ -32,7 +33,7 @@ from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, open_connection
 from nightloom.planning import Head, versions_of
 from nightloom.reranking import Reranker
-from nightloom.rows import HEADS, among
+from nightloom.rows import HEADS, SCHEMA_VERSION, among
 
 PROOFS = 20
 PROOF_PAUSE_SECONDS = 0.2
@@ -111,6 +112,7 @@ class Index:
             self.alias,
             properties[f"{PROPERTY}fingerprint"],
             parsed[1],
+            schema=int(properties.get(SCHEMA, "0")),
             promoted=PROMOTED in properties,
             whole=properties.get(WHOLE, "") != "",
             held=properties.get(HELD, ""),
@@ -129,10 +131,13 @@ class Index:
         """Create an empty generation of vectors of `dim` dimensions, loaded and claimed, beside the existing ones."""
         name, created = new_name(self.alias, fingerprint, existing, now)
         writer = self.contents.writer
-        generation = Generation(name, self.alias, fingerprint, created, writer=writer, embedder=embedder)
+        generation = Generation(
+            name, self.alias, fingerprint, created, SCHEMA_VERSION, writer=writer, embedder=embedder
+        )
         properties = {
             f"{PROPERTY}alias": self.alias,
             f"{PROPERTY}fingerprint": fingerprint,
+            SCHEMA: str(SCHEMA_VERSION),
             EMBEDDER: embedder,
             WRITER: writer,
         }

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
@@ -29,6 +28,7 @@ from pymilvus.grpc_gen.schema_pb2 import FieldData
 from nightloom.columns import Columns, column, in_requests
 from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
+from nightloom.milvus_address import CONNECT_SECONDS, check_address, speaks_tls
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
 from nightloom.rows import KEYWORDS, READ_ROWS, REQUEST_BYTES, SPARSE, Row, checked_node_id
 from nightloom.vector_index import VectorIndex, search_parameters
@@ -47,7 +47,6 @@ TEXTS = {"doc_id": 64, "text": MAX_VARCHAR_BYTES, "document_id": 64, "version": 
 NUMBERS = ("position", "total")
 BM25_SINCE = (2, 5)
 """The first version of the server that makes sparse vectors of texts."""
-CONNECT_SECONDS = 5
 BUILD_SECONDS = 7_200
 """For an index over millions of vectors."""
 LOAD_SECONDS = 600
@@ -66,6 +65,12 @@ _PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
 """Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
 _PERMANENT_WORDS = ("not a number or infinity", "exceeds max length", "exceeds the maximum length")
 """Of messages that come with the code for anything unexpected, which a retry can mend at other times."""
+_CHECK_TOKEN = "check the user and the password in NIGHTLOOM_MILVUS_TOKEN (user:password), or in milvus.token_block"  # noqa: S105
+_NO_ACCESS = {
+    grpc.StatusCode.UNAUTHENTICATED: _CHECK_TOKEN,
+    grpc.StatusCode.PERMISSION_DENIED: "its role may not do this: take a user that may (see docs/security.md)",
+}
+"""What to do where Milvus lets a user not in, or not do something."""
 
 # Its error log repeats, with a traceback, what it raises anyway.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -377,6 +382,7 @@ class Connection:
                 hybrid_ranker_params={"k": RRF_K},
                 index_management=IndexManagement.NO_VALIDATION,
                 timeout=self.timeout_seconds,
+                **_certificates(self.settings),
                 grpc_options=_options(self.settings),
             )
 
@@ -509,34 +515,37 @@ def _connect(settings: MilvusSettings, token: str) -> MilvusClient:
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
         logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)  # likewise: a file that does not open
     else:
-        _check_port(settings.uri)
+        check_address(settings)
     try:
-        return MilvusClient(settings.uri, token=token, timeout=CONNECT_SECONDS, grpc_options=_options(settings))
+        return MilvusClient(
+            settings.uri,
+            token=token,
+            timeout=CONNECT_SECONDS,
+            grpc_options=_options(settings),
+            **_certificates(settings),
+        )
     except milvus_errors.ConnectionConfigException as error:
         raise IndexInputError(_lite_refusal(settings.uri, error)) from None
     except (MilvusException, grpc.RpcError, OSError) as error:
-        raise IndexInputError(
-            f"milvus.uri: {settings.uri}: cannot be opened: {_short(error)}; check the address, and the token in"
-            " NIGHTLOOM_MILVUS_TOKEN"
-        ) from None
+        raise IndexInputError(f"milvus.uri: {settings.uri}: {_refusal(settings, error)}") from None
+
+
+def _refusal(settings: MilvusSettings, error: Exception) -> str:
+    """Why a server does not let us in: the client's own error has it only as its cause."""
+    cause = error.__cause__
+    if isinstance(cause, grpc.Call) and cause.code() == grpc.StatusCode.UNAUTHENTICATED:
+        return f"Milvus refuses: {cause.details()}; {_CHECK_TOKEN}"
+    if speaks_tls(settings):
+        return "it speaks TLS; write https://, and name the authority that signed its certificate in milvus.ca_file"
+    return f"cannot be opened: {_short(error)}; check the address, and the token in NIGHTLOOM_MILVUS_TOKEN"
+
+
+def _certificates(settings: MilvusSettings) -> dict[str, str]:
+    return {"server_pem_path": str(settings.ca_file)} if settings.ca_file else {}
 
 
 def _options(settings: MilvusSettings) -> dict[str, int]:
     return NO_KEEPALIVE if settings.is_lite else {}
-
-
-def _check_port(uri: str) -> None:
-    """Ask the port first: pymilvus itself needs many seconds to find that nobody is there."""
-    import socket  # noqa: PLC0415
-
-    parts = urlsplit(uri)
-    try:
-        socket.create_connection((parts.hostname or "", parts.port or 19530), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise IndexInputError(
-            f"milvus.uri: {uri}: Milvus cannot be reached: {error}; start it (`make milvus` starts one here), or mend"
-            " the address"
-        ) from None
 
 
 def _lite_refusal(uri: str, error: Exception) -> str:
@@ -571,7 +580,12 @@ def translating() -> Iterator[None]:
         permanent = mistake or worded or error.code in _PERMANENT_CODES
         kind, says = (IndexRefused, "refuses") if permanent else (IndexUnavailable, "does not answer as it should")
         raise kind(f"Milvus {says}: {_short(error)}") from error
-    except (grpc.RpcError, ConnectionError) as error:
+    except grpc.RpcError as error:
+        status = error.code() if isinstance(error, grpc.Call) else None
+        if status in _NO_ACCESS:
+            raise IndexRefused(f"Milvus refuses: {_short(error)}; {_NO_ACCESS[status]}") from error
+        raise IndexUnavailable(f"Milvus does not answer: {_short(error)}") from error
+    except ConnectionError as error:
         raise IndexUnavailable(f"Milvus does not answer: {_short(error)}") from error
 
 
@@ -593,5 +607,6 @@ async def translated(timeout_seconds: float) -> AsyncIterator[None]:
 
 def _short(error: BaseException) -> str:
     """The first line of an error, without the repetition that pymilvus puts around it."""
-    message = getattr(error, "message", "") or str(error) or type(error).__name__
+    details = error.details() if isinstance(error, grpc.Call) else ""
+    message = details or getattr(error, "message", "") or str(error) or type(error).__name__
     return str(message).splitlines()[0][:300]

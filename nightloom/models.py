@@ -70,13 +70,18 @@ def find_tokenizer(name: str, key: str) -> Path:
 def _find(name: str, revision: str | None, key: str, files: tuple[str, ...]) -> Path:
     if name.startswith(PACKAGE_SCHEME):
         folder = _package_model(name.removeprefix(PACKAGE_SCHEME), key)
-    elif Path(name).is_absolute():
-        folder = Path(name)
-    else:
+    elif is_of_hub(name):
         folder = _hub_model(name, revision, key, files)
+    else:
+        folder = Path(name)
     if not folder.is_dir():
         raise EmbedderError(f"{key}: {name}: there is no such folder; mend the path, or give a hub name")
     return folder
+
+
+def is_of_hub(name: str) -> bool:
+    """Whether a model is fetched by its name, and may be another one tomorrow."""
+    return not name.startswith(PACKAGE_SCHEME) and not Path(name).is_absolute()
 
 
 def _package_model(package: str, key: str) -> Path:

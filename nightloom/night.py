@@ -61,7 +61,7 @@ from nightloom.report import (
     VectorCounts,
 )
 from nightloom.retrieval import Question
-from nightloom.rows import Hit
+from nightloom.rows import SCHEMA_VERSION, Hit
 from nightloom.splitting import Node, Splitter
 from nightloom.trial import Prober, Trial, Witness, ask_golden, questions_of
 from nightloom.vectors import Tokens, Vectors, unusable
@@ -492,8 +492,9 @@ class Night:
         trial.duplicate_rate = duplicate_rate(self.versions.values())
         witness = Witness(self.live, self.live_heads) if self.live and not self.in_place else None
         prober = Prober(self.index.contents, self.embedder, witness, self._target().name)
+        drawn = [ref for ref in self.drawn if ref.id in self.versions]  # others are quarantined
         trial.probes, trial.vectors = await prober.probe(
-            self._target().name, self.drawn, self.corpus.gate.probes, len(self.versions), self._concurrency
+            self._target().name, drawn, self.corpus.gate.probes, len(self.versions), self._concurrency
         )
         trial.index_recall = await prober.index_recall(self._target().name)
 
@@ -680,6 +681,9 @@ class Night:
             return "the index already holds every document in tonight's version"
         if self.live is None:
             return "the first generation of this index"
+        if self.live.fingerprint != self.fingerprint and self.live.schema != SCHEMA_VERSION:
+            which = "an earlier" if self.live.schema < SCHEMA_VERSION else "a later"
+            return f"{which} version of Nightloom made {self.live.name}: every document was embedded again"
         if self.live.fingerprint != self.fingerprint:
             return (
                 "another fingerprint (loader, splitter, embedder, schema or metric): every document was embedded again"

@@ -16,6 +16,9 @@ from nightloom.vectors import Vectors
 Row = dict[str, Any]
 Item = TypeVar("Item")
 
+SCHEMA_VERSION = 2
+"""Part of the fingerprint, and kept with every generation: raise it whenever the fields of a row change."""
+
 SHOWN_TO_MODELS = frozenset({"uri", "title", "section", "page"})
 """Metadata that LlamaIndex puts into a prompt with the text."""
 

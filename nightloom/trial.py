@@ -121,20 +121,21 @@ class Prober:
 
         Args:
             collection: The generation.
-            drawn: Documents of it to take sentences from, in turn.
+            drawn: Documents that it must hold, to take sentences from, in turn.
             count: Sentences, at most.
             documents: How many documents it holds.
             concurrency: Requests in flight.
         """
         heads = await self._contents.heads(collection, [ref.id for ref in drawn])
         refs = [ref for ref in drawn if ref.id in heads]
+        without = len(drawn) - len(refs)  # whose heads are not there
         turns = [refs[at % len(refs)] for at in range(count)] if refs else []
         rows, expected = await self._sample(collection, turns, heads)
         probes = await self._probes(turns, heads, rows)
         compared, lost = await self._compare(collection, probes, heads)
         found = list(rows.values())
         vectors = np.array([row["embedding"] for row in found], dtype=np.float32)
-        checks = check_vectors(expected, [row["text"] for row in found], vectors)
+        checks = check_vectors(expected + without, [row["text"] for row in found], vectors)
         depth = depth_for(documents)
         missed = await self._ask(collection, probes, depth, concurrency)
         return ProbeScores(len(probes), depth, missed, compared, lost), checks

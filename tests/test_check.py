@@ -1,15 +1,33 @@
-"""`nightloom check` over sources of every kind: what is there, what is not, and what only a night can tell."""
+"""`nightloom check`: sources of every kind, what Prefect knows, disk and index; each fault with its cure."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    GlobalConcurrencyLimitCreate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Failed, Running
 
-from flows.check import _queries, _sources
+from flows.check import _disk, _milvus, _queries, _sources
+from flows.prefect_checks import NO_SERVER, prefect_checks
 from nightloom.corpus import Corpus, load_corpus
 from nightloom.errors import EvaluationInputError, NightloomError
-from tests.builders import write_tree
+from nightloom.index import open_index
+from tasks.lease import lease_name
+from tests.builders import ROOT, write_tree
+from tests.nights import ON_LITE, Home, live_name, night
+from tests.prefect_server import PrefectServer
 from tests.website import Website, answer, serving
 
 
@@ -56,3 +74,133 @@ async def test_judgements_of_documents_that_only_a_night_knows_are_no_error(tmp_
     says = await _queries(corpus_of(tmp_path, [known, unknown], judged="elsewhere"))
     assert says.endswith("only a night can tell whether they name documents of site")
     assert "only a night" not in await _queries(corpus_of(tmp_path, [known]))
+
+
+# --- what Prefect knows
+
+
+DEMO = ROOT / "corpora" / "demo.toml"
+BLOCK_CANARY = "secret-9c1f52d07-of-a-block"
+
+
+def holding(folder: Path, text: bytes) -> list[str]:
+    """Files that hold a text."""
+    return [file.name for file in folder.rglob("*") if file.is_file() and text in file.read_bytes()]
+
+
+async def told(corpus: Corpus, file: Path = DEMO) -> dict[str, tuple[str, bool]]:
+    return {name: (says, is_error) for name, says, is_error in await prefect_checks(corpus, file)}
+
+
+@pytest.fixture
+def on_a_server(tmp_path: Path) -> Corpus:
+    """A corpus whose index is on a server that these checks never ask."""
+    given = {"name": f"docs_{tmp_path.name[-8:].strip('_')}", "sources": [{"path": "pages"}]}
+    return load_corpus(None, {**given, "milvus": {"uri": "http://127.0.0.1:9"}}, {})
+
+
+async def test_without_a_server_that_is_said_and_is_no_error(on_a_server: Corpus) -> None:
+    assert await told(on_a_server) == {"prefect": (NO_SERVER, False)}
+
+
+async def test_a_server_that_does_not_answer_is_one_error(on_a_server: Corpus) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        found = await told(on_a_server)
+    assert found.keys() == {"prefect"}
+    assert found["prefect"][1]
+    assert "start it with `prefect server start`" in found["prefect"][0]
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(on_a_server: Corpus) -> None:
+    """From nothing to a night, with everything that can be forgotten on the way."""
+    pool, corpus = on_a_server.name, on_a_server
+    file = ROOT / "corpora" / f"{pool}.toml"
+
+    async def expect(name: str, says: str, *, is_error: bool = True) -> None:
+        found = (await told(corpus, file))[name]
+        assert (re.search(says, found[0]) is not None, found[1]) == (True, is_error), found
+
+    await expect("prefect", r"answers: version 3\.", is_error=False)
+    await expect("clock", "UTC, as the Prefect server's", is_error=False)
+    await expect("schedule", rf"no deployment runs {pool}\.toml: add one to prefect\.yaml")
+    async with get_client() as client:
+        flow = await client.create_flow_from_name("nightly-reindex")
+        given = {"corpus_file": f"corpora/{pool}.toml"}
+        deployment = await client.create_deployment(flow, pool, parameters=given)
+        await expect("schedule", f"no schedule of nightly-reindex/{pool} is active")
+        await client.create_deployment_schedules(
+            deployment, [DeploymentScheduleCreate(schedule=CronSchedule(cron="0 2 * * *"))]
+        )
+        await expect("schedule", f"nightly-reindex/{pool} at 0 2", is_error=False)
+
+        await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        await client.create_deployment(flow, pool, parameters=given, work_pool_name=pool)
+        await expect("pool", f"no worker polls .*`prefect worker start --pool {pool}`")
+        await client.send_worker_heartbeat(pool, "worker of a test")
+        await expect("pool", r"\(process\) with 1 workers online", is_error=False)
+        await client.update_work_pool(pool, WorkPoolUpdate(is_paused=True))
+        await expect("pool", f"is paused; `prefect work-pool resume {pool}`")
+
+        await expect("limits", "is made by the first night", is_error=False)
+        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=lease_name(corpus), limit=2))
+        await expect("limits", "does not keep two nights apart; `prefect gcl update")
+
+        await expect("last night", "none yet; `prefect deployment run", is_error=False)
+        run = await client.create_flow_run_from_deployment(deployment)
+        await client.set_flow_run_state(run.id, Running(), force=True)
+        await client.set_flow_run_state(run.id, Failed(name="Held", message="too many are gone"), force=True)
+        await expect("last night", "Held: too many are gone; `prefect flow-run logs")
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_clocks_that_differ_are_an_error(on_a_server: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.prefect_checks.CLOCK_SECONDS", -1)
+    assert "set both by NTP" in (await told(on_a_server))["clock"][0]
+
+
+async def test_a_server_with_a_password_lets_nobody_in_who_has_none(
+    on_a_server: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays open tells only that it is there; and a Secret block is in no file of the server as it was given."""
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:secret-of-a-test")
+    server, anybody = PrefectServer(tmp_path), httpx.AsyncClient()
+    try:
+        for path in ("/flows/filter", "/block_documents/filter", "/variables/filter", "/logs/filter"):
+            assert (await anybody.post(f"{server.api}{path}", json={})).status_code == 401, path
+        assert (await anybody.get(f"{server.api}/health")).status_code == 200
+        with temporary_settings({PREFECT_API_URL: server.api}):
+            assert "set PREFECT_API_AUTH_STRING to user:password" in (await told(on_a_server))["prefect"][0]
+            with temporary_settings({PREFECT_API_AUTH_STRING: "admin:secret-of-a-test"}):
+                assert not (await told(on_a_server))["prefect"][1]
+                await Secret(value=BLOCK_CANARY).asave("canary")
+                block: Any = await Secret.aload("canary")
+                assert block.get() == BLOCK_CANARY
+        assert holding(tmp_path, b"canary"), "the block's name is not in what was searched"
+        assert holding(tmp_path, BLOCK_CANARY.encode()) == []
+    finally:
+        await anybody.aclose()
+        server.kill()
+
+
+# --- disk, and the health of the index
+
+
+async def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = corpus_of(tmp_path, [{"path": "pages"}])
+    assert f"free in {tmp_path}" in await _disk(corpus)
+    monkeypatch.setattr("flows.check.FREE_BYTES", 10**18)
+    with pytest.raises(NightloomError, match=rf"{tmp_path} has .* GB left.*make room, or set TMPDIR"):
+        await _disk(corpus)
+
+
+@ON_LITE
+@pytest.mark.usefixtures("prefect_api")
+async def test_an_index_that_is_not_whole_is_an_error(home: Home) -> None:
+    await night(home)
+    assert "5 documents in 6 rows, and reads through the alias agree" in await _milvus(home.corpus)
+    async with open_index(home.corpus.milvus, home.name) as index:
+        live, connection = await live_name(index), index.connection
+        await connection.call(lambda: connection.client.delete(live, filter="position == 1"))
+    with pytest.raises(NightloomError, match=r"has 5 rows, and its documents say 6; `nightloom verify --repair`"):
+        await _milvus(home.corpus)

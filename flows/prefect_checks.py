@@ -143,9 +143,7 @@ async def _limits(client: PrefectClient, corpus: Corpus) -> str:
 
 async def _schedule(deployments: list[DeploymentResponse], file: Path) -> str:
     if not deployments:
-        raise InputError(
-            f"no deployment runs {file.name}: add one to prefect.yaml, and `prefect --no-prompt deploy --all`"
-        )
+        return f"no deployment runs {file.name} yet: add one to prefect.yaml, and `prefect --no-prompt deploy --all`"
     active = [one for one in deployments if not one.paused and any(schedule.active for schedule in one.schedules)]
     if not active:
         names = ", ".join(f"{FLOW}/{one.name}" for one in deployments)

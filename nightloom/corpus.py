@@ -106,7 +106,7 @@ class Section(BaseModel):
 
 
 class SourceSettings(Section):
-    """Where documents come from: exactly one of the keys in `KINDS`."""
+    """Where documents come from: exactly one of path, url, urls, sitemap, jsonl, csv, parquet, store and git."""
 
     name: Name | None = Field(
         None,

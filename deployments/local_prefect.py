@@ -123,14 +123,7 @@ class LocalPrefect:
         Raises:
             httpx.HTTPStatusError: The server refused.
         """
-        verb = "GET" if body is None else "POST"
-
-        def answered() -> httpx.Response | None:
-            found = self._request(verb, path, body)
-            return None if found.status_code == httpx.codes.SERVICE_UNAVAILABLE else found
-
-        answer = wait_until(answered, f"an answer to {verb} {path}", ANSWER_SECONDS, self.log_end)
-        answer.raise_for_status()
+        answer = self._request("GET" if body is None else "POST", path, body)
         return answer.json() if answer.content else None
 
     def delete(self, path: str) -> None:
@@ -139,11 +132,17 @@ class LocalPrefect:
         Raises:
             httpx.HTTPStatusError: The server refused.
         """
-        self._request("DELETE", path, None).raise_for_status()
+        self._request("DELETE", path, None)
 
     def _request(self, verb: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        """Ask, and again while its database is busy."""
         user, _, password = self.auth.partition(":")
-        return httpx.request(verb, f"{self.api}{path}", json=body, auth=(user, password), timeout=ANSWER_SECONDS)
+
+        def answered() -> httpx.Response | None:
+            found = httpx.request(verb, f"{self.api}{path}", json=body, auth=(user, password), timeout=ANSWER_SECONDS)
+            return None if found.status_code == httpx.codes.SERVICE_UNAVAILABLE else found
+
+        return wait_until(answered, f"an answer to {verb} {path}", ANSWER_SECONDS, self.log_end).raise_for_status()
 
     def start_run(
         self, deployment: str, parameters: Mapping[str, Any] | None = None, *, flow: str = "nightly-reindex"

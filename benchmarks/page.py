@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,16 +175,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[""], help="words of titles; the other sections stay as they are")
     arguments = parser.parse_args()
-    kept = sections_of(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
-    found = []
+    found = sections_of(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
     for section in SECTIONS:
         if any(word.lower() in section.title.lower() for word in arguments.only):
-            found.append(run(section))
-        elif section.title in kept:
-            found.append(kept[section.title])
-    PAGE.write_text(
-        "\n".join([INTRODUCTION, f"{machine()}.", "", f"{versions()}.", "", *found]).rstrip() + "\n", encoding="utf-8"
-    )
+            found[section.title] = run(section)
+            write(found)
+
+
+def write(found: Mapping[str, str]) -> None:
+    """The page, as far as it is: a benchmark that fails takes none of those before it along."""
+    sections = [found[section.title].strip() + "\n" for section in SECTIONS if section.title in found]
+    parts = [INTRODUCTION, f"{machine()}.", "", f"{versions()}.", "", *sections]
+    PAGE.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
 
 
 def sections_of(page: str) -> dict[str, str]:

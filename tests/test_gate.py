@@ -157,7 +157,17 @@ def test_recall_is_the_share_that_was_found() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "recall", "allowed"),
-    [(1, 0.9, 0), (2, 0.9, 1), (7, 0.9, 1), (10, 0.9, 1), (11, 0.9, 2), (100, 0.9, 10), (50, 1, 0), (10, 0, 10)],
+    [
+        (1, 0.9, 0),
+        (2, 0.9, 1),
+        (7, 0.9, 1),
+        (10, 0.9, 1),
+        (11, 0.9, 2),
+        (100, 0.9, 16),
+        (50, 0.9, 9),
+        (50, 1, 0),
+        (10, 0, 10),
+    ],
 )
 def test_what_may_miss_is_rounded_up_to_half_at_most(asked: int, recall: float, allowed: int) -> None:
     assert may_miss(asked, recall) == allowed

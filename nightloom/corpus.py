@@ -690,7 +690,7 @@ class GateSettings(Section):
         " or a table by metric (0.02 for those that it does not name).",
     )
     probes: int = Field(
-        50, ge=0, le=1000, title="Probes", description="Sentences of the corpus that must find their documents."
+        50, ge=0, le=1000, title="Probes", description="Passages of the corpus that must find their documents."
     )
     probe_recall: float = Field(
         0.9,

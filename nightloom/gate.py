@@ -11,8 +11,6 @@ from nightloom.probes import ALIKE, ProbeScores, VectorChecks
 ALWAYS_ALLOWED = 10
 """Documents that may go, or be quarantined, however small the corpus is."""
 NAMED = 3
-MANY = 30
-"""Probes from which on chance is reckoned with."""
 
 
 def check_removals(removed: int, live: int, settings: GateSettings) -> None:
@@ -60,12 +58,11 @@ def wrong_vectors(checks: VectorChecks) -> Iterator[str]:
 def may_miss(asked: int, recall: float) -> int:
     """How many of so many probes may miss, where this recall is asked for.
 
-    Rounded up, so that the one sentence that says nothing of its document holds no night of a small corpus; of many, so
-    many more as an index of that very recall misses by chance (two standard deviations); never more than half.
+    Rounded up, to half at most, so that the one passage that says nothing of its document holds no night of a small
+    corpus.
     """
-    share = asked * (1 - recall)
-    chance = int(2 * math.sqrt(share * recall)) if asked >= MANY else 0
-    return max(int(share), min(math.ceil(round(share, 6)) + chance, asked // 2))
+    share = round(asked * (1 - recall), 6)
+    return max(int(share), min(math.ceil(share), asked // 2))
 
 
 def lost_probes(probes: ProbeScores, settings: GateSettings) -> Iterator[str]:

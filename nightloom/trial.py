@@ -21,13 +21,13 @@ from nightloom.probes import (
     depth_for,
     holds,
     lacks,
-    sentence_of,
+    passage_of,
 )
 from nightloom.retrieval import Question, ask_all
 from nightloom.rows import Row
 
 NODES_COMPARED = 100
-"""Of a document in which a sentence is looked for, at most."""
+"""Of a document in which a passage is looked for, at most."""
 QUESTIONS_MEASURED = 20
 """For which every vector is compared."""
 NODES_LOOKED_AT = 100
@@ -102,7 +102,7 @@ async def questions_of(embedder: Embedder, texts: Mapping[str, str]) -> dict[str
 class Prober:
     """Probes a generation: sentences of its documents must find them.
 
-    Where the live generation holds a document's content already, the sentence comes from there: what readers find
+    Where the live generation holds a document's content already, the passage comes from there: what readers find
     today they must find tomorrow, whatever a new embedder or splitter has made of it.
     """
 
@@ -117,7 +117,7 @@ class Prober:
     async def probe(
         self, collection: str, drawn: Sequence[DocumentRef], count: int, documents: int, concurrency: int
     ) -> tuple[ProbeScores, VectorChecks]:
-        """Draw sentences and ask for them.
+        """Draw passages and ask for them.
 
         Args:
             collection: The generation.
@@ -172,27 +172,27 @@ class Prober:
         probes: dict[str, Probe] = {}
         for ref in refs:
             said = texts.get(ref.id, [])
-            sentence = sentence_of(said.pop(), self._chance) if said else ""
-            if sentence:
-                probes.setdefault(sentence, Probe(sentence, ref.id, heads[ref.id].uri, ref.id in seen))
+            passage = passage_of(said.pop(), self._chance) if said else ""
+            if passage:
+                probes.setdefault(passage, Probe(passage, ref.id, heads[ref.id].uri, ref.id in seen))
         return list(probes.values())
 
     async def _compare(
         self, collection: str, probes: Sequence[Probe], heads: Mapping[str, Head]
     ) -> tuple[int, tuple[Probe, ...]]:
-        """Look for sentences that readers see today in tonight's text of their documents.
+        """Look for passages that readers see today in tonight's text of their documents.
 
         Returns:
             How many were looked for, and those that are not there.
         """
         some = [probe for probe in probes if probe.seen and heads[probe.document].total <= NODES_COMPARED]
         texts = await self._contents.texts(collection, {probe.document for probe in some})
-        lost = tuple(probe for probe in some if lacks(texts.get(probe.document, ""), probe.sentence))
+        lost = tuple(probe for probe in some if lacks(texts.get(probe.document, ""), probe.passage))
         return len(some), lost
 
     async def _ask(self, collection: str, probes: Sequence[Probe], depth: int, concurrency: int) -> tuple[Probe, ...]:
         """The probes that do not find their documents."""
-        questions = await questions_of(self._embedder, {probe.sentence: probe.sentence for probe in probes})
+        questions = await questions_of(self._embedder, {probe.passage: probe.passage for probe in probes})
         rankings = await ask_all(
             questions,
             lambda some, limit: self._contents.rank(collection, some, limit),
@@ -202,12 +202,12 @@ class Prober:
         self._asked = list(questions.values())
         missed = []
         for probe in probes:
-            found = {uri for uri, _ in rankings[probe.sentence]}
-            if probe.uri not in found and not await self._said_by(collection, found, questions[probe.sentence]):
+            found = {uri for uri, _ in rankings[probe.passage]}
+            if probe.uri not in found and not await self._said_by(collection, found, questions[probe.passage]):
                 missed.append(probe)
         return tuple(missed)
 
     async def _said_by(self, collection: str, uris: set[str], question: Question) -> bool:
-        """Whether one of the documents that were found has the very sentence: boilerplate is in many."""
+        """Whether one of the documents that were found has the very passage: boilerplate is in many."""
         hits = await self._contents.search(collection, question, NODES_LOOKED_AT)
         return any(hit.uri in uris and holds(hit.text, question.text) for hit in hits)

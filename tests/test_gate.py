@@ -23,7 +23,7 @@ from nightloom.probes import (
     duplicate_rate,
     holds,
     lacks,
-    sentence_of,
+    passage_of,
 )
 
 UNITS = np.eye(4, dtype=np.float32)
@@ -120,27 +120,26 @@ def test_in_a_small_corpus_a_probe_must_find_its_document_sooner() -> None:
         ("Short. Also short! 1234567890 1234567890 1234567890 1234567890 1234567890.", {""}),
         (
             "Tides of the sea follow the moon\nround the earth all night. A knight jumps in the shape of a large L.",
-            {
-                "Tides of the sea follow the moon round the earth all night.",
-                "A knight jumps in the shape of a large L.",
-            },
+            {"Tides of the sea follow the moon round the earth all night. A knight jumps in the shape of a large L."},
         ),
-        ("这是一个足够长的句子" * 5 + "。 " + "很短。", {"这是一个足够长的句子" * 5 + "。"}),
+        ("这是一个足够长的句子" * 5 + "。 " + "很短。", {"这是一个足够长的句子" * 5 + "。 很短。"}),
+        (f"1234. {'a' * 299}.\n\n{'b' * 299}.", {f"{'a' * 299}.", f"{'b' * 299}."}),
+        (f"{'a' * 299}. 12 34. {'b' * 99}.", {f"{'a' * 299}.", f"{'a' * 191}. 12 34. {'b' * 99}."}),
         ("", {""}),
     ],
 )
-def test_a_sentence_says_something(text: str, expected: set[str]) -> None:
-    found = {sentence_of(text, random.Random(seed)) for seed in range(30)}
+def test_a_passage_says_something(text: str, expected: set[str]) -> None:
+    found = {passage_of(text, random.Random(seed)) for seed in range(30)}
     assert found == expected
-    assert all(holds(text, sentence) for sentence in found)
+    assert all(holds(text, passage) for passage in found)
 
 
-def test_a_text_without_an_end_gives_a_sentence_that_it_holds() -> None:
+def test_a_text_without_an_end_gives_a_passage_that_it_holds() -> None:
     text = "word " * 5_000
-    sentence = sentence_of(text, random.Random(0))
-    assert 0 < len(sentence) <= 400
-    assert holds(text, sentence)
-    assert not holds("another text", sentence)
+    passage = passage_of(text, random.Random(0))
+    assert 0 < len(passage) <= 300
+    assert holds(text, passage)
+    assert not holds("another text", passage)
 
 
 def test_recall_is_the_share_that_was_found() -> None:
@@ -163,7 +162,7 @@ def test_recall_is_the_share_that_was_found() -> None:
         (7, 0.9, 1),
         (10, 0.9, 1),
         (11, 0.9, 2),
-        (50, 0.9, 9),
+        (50, 0.9, 5),
         (50, 1, 0),
         (10, 0, 10),
     ],

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from nightloom.errors import CorpusFileError
@@ -331,6 +340,30 @@ class SplittingSettings(Section):
         return self
 
 
+def is_openai(base_url: str) -> bool:
+    """Whether an endpoint is OpenAI's own."""
+    return urlsplit(base_url)[:2] == urlsplit(OPENAI_URL)[:2]
+
+
+def _address_without(variable: str) -> AfterValidator:
+    """The address of an endpoint, without a slash at its end and without the key, whose place is a variable."""
+
+    def check(base_url: str) -> str:  # no error repeats an address, as it may hold a key
+        if not base_url.startswith(("http://", "https://")):
+            raise ValueError("this is no http:// or https:// address")
+        if "@" in urlsplit(base_url).netloc or {"?", "#"} & set(base_url):
+            raise ValueError(f"put no credentials into the address: set {variable} instead")
+        return base_url.rstrip("/")
+
+    return AfterValidator(check)
+
+
+def _key_place(base_url: str, variable: str, block: str | None, setting: str) -> SecretPlace:
+    """Where an endpoint's key may stand; OPENAI_API_KEY will do for OpenAI's own."""
+    variables = (variable, OPENAI_KEY) if is_openai(base_url) else (variable,)
+    return SecretPlace(variables, block, setting)
+
+
 class EmbedderSettings(Section):
     """What turns texts into vectors: a model on this machine, or one behind an endpoint that speaks OpenAI's protocol.
 
@@ -366,7 +399,7 @@ class EmbedderSettings(Section):
         title="Batch tokens",
         description="Embedded at once, padding included. Default: as suits the device; 16,384 for an endpoint.",
     )
-    base_url: str = Field(
+    base_url: Annotated[str, _address_without(EMBEDDER_KEY)] = Field(
         OPENAI_URL, title="Address", description="Of the endpoint, up to what stands before /embeddings."
     )
     api_key_block: str | None = Field(
@@ -416,31 +449,20 @@ class EmbedderSettings(Section):
             )
         return self
 
-    @field_validator("base_url")
-    @classmethod
-    def _http_address(cls, base_url: str) -> str:
-        return _endpoint_address(base_url, EMBEDDER_KEY)
-
     @property
     def is_remote(self) -> bool:
         """Whether the model runs behind an endpoint."""
         return self.backend == "openai"
 
     @property
-    def is_openai(self) -> bool:
-        """Whether the endpoint is OpenAI's own."""
-        return _is_openai(self.base_url)
-
-    @property
     def tokenizer_name(self) -> str | None:
         """What texts for an endpoint are measured with; None where nobody can know."""
-        return self.tokenizer or (OPENAI_TOKENIZER if self.is_openai else None)
+        return self.tokenizer or (OPENAI_TOKENIZER if is_openai(self.base_url) else None)
 
     @property
     def secret(self) -> SecretPlace:
-        """Where the endpoint's key may stand; OPENAI_API_KEY will do for OpenAI's own."""
-        variables = (EMBEDDER_KEY, OPENAI_KEY) if self.is_openai else (EMBEDDER_KEY,)
-        return SecretPlace(variables, self.api_key_block, "embedder.api_key_block")
+        """Where the endpoint's key may stand."""
+        return _key_place(self.base_url, EMBEDDER_KEY, self.api_key_block, "embedder.api_key_block")
 
 
 class MilvusSettings(Section):
@@ -591,7 +613,7 @@ class AnswersSettings(Section):
     """
 
     model: str = Field(min_length=1, title="Model", description="As the endpoint calls it.")
-    base_url: str = Field(
+    base_url: Annotated[str, _address_without(ANSWERS_KEY)] = Field(
         OPENAI_URL, title="Address", description="Of the endpoint, up to what stands before /chat/completions."
     )
     api_key_block: str | None = Field(
@@ -631,34 +653,10 @@ class AnswersSettings(Section):
             )
         return self
 
-    @field_validator("base_url")
-    @classmethod
-    def _http_address(cls, base_url: str) -> str:
-        return _endpoint_address(base_url, ANSWERS_KEY)
-
-    @property
-    def is_openai(self) -> bool:
-        """Whether the endpoint is OpenAI's own."""
-        return _is_openai(self.base_url)
-
     @property
     def secret(self) -> SecretPlace:
-        """Where the endpoint's key may stand; OPENAI_API_KEY will do for OpenAI's own."""
-        variables = (ANSWERS_KEY, OPENAI_KEY) if self.is_openai else (ANSWERS_KEY,)
-        return SecretPlace(variables, self.api_key_block, "answers.api_key_block")
-
-
-def _endpoint_address(base_url: str, variable: str) -> str:
-    """The address of an endpoint without a slash at its end; none is repeated in an error, as it may hold a key."""
-    if not base_url.startswith(("http://", "https://")):
-        raise ValueError("this is no http:// or https:// address")
-    if "@" in urlsplit(base_url).netloc or {"?", "#"} & set(base_url):
-        raise ValueError(f"put no credentials into the address: set {variable} instead")
-    return base_url.rstrip("/")
-
-
-def _is_openai(base_url: str) -> bool:
-    return urlsplit(base_url)[:2] == urlsplit(OPENAI_URL)[:2]
+        """Where the endpoint's key may stand."""
+        return _key_place(self.base_url, ANSWERS_KEY, self.api_key_block, "answers.api_key_block")
 
 
 class GateSettings(Section):

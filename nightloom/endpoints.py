@@ -9,7 +9,7 @@ import openai
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from nightloom.corpus import AnswersSettings, EmbedderSettings
+from nightloom.corpus import AnswersSettings, EmbedderSettings, is_openai
 from nightloom.errors import EndpointRefused, EndpointUnavailable, NightloomError
 from nightloom.report import plain
 
@@ -76,7 +76,7 @@ class Contact:
         client = openai.AsyncOpenAI(
             api_key=self._key or "none", base_url=self._settings.base_url, max_retries=0, http_client=http
         )
-        if not self._settings.is_openai:  # the client takes these from variables that are meant for OpenAI
+        if not is_openai(self._settings.base_url):  # the client takes these from variables that are meant for OpenAI
             client.organization = client.project = None
         return client
 

@@ -12,7 +12,7 @@ import numpy as np
 import openai
 
 from nightloom.concurrency import each
-from nightloom.corpus import EmbedderSettings
+from nightloom.corpus import EmbedderSettings, is_openai
 from nightloom.endpoints import BrokeOff, Contact, Declined, persist
 from nightloom.engines import Access, Work, batches
 from nightloom.errors import EmbedderError, EmbeddingError, EndpointUnavailable
@@ -61,7 +61,7 @@ class RemoteModel:
     def _read_limit(self) -> int:
         if self._folder is not None:
             return read_limit(self._folder)
-        if self._settings.is_openai:
+        if is_openai(self._settings.base_url):
             return OPENAI_MAX_TOKENS
         raise EmbedderError(
             f"embedder.max_tokens: give how many tokens {self._settings.model} reads: the tokenizer"

@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import socket
-import ssl
 import threading
 import time
 import tracemalloc
@@ -19,10 +18,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +29,7 @@ from nightloom.sources.addresses import is_public
 from nightloom.sources.http import LIMITS, DownloadLimits, Web, fetch, open_web
 from nightloom.sources.inflate import PIECE_BYTES, Inflater
 from nightloom.sources.urls import take_urls
+from tests.certificates import serving_with, write_certificate
 from tests.website import (
     BODY,
     ETAG,
@@ -217,29 +213,6 @@ async def test_nobody_there_may_be_tried_again(website: Website, web: Web, tmp_p
         await fetched(web, f"http://127.0.0.1:{port}/", folder=tmp_path)
 
 
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate that its own key has signed, and the key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / f"{name}.pem", folder / f"{name}.key"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
-    return files
-
-
 @pytest.mark.parametrize(
     ("name", "trusted", "reason"),
     [("localhost", False, "self-signed"), ("elsewhere.example", True, "Hostname mismatch")],
@@ -247,12 +220,10 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 async def test_a_certificate_that_is_not_trusted_is_refused_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trusted: bool, reason: str
 ) -> None:
-    file, key = certificate(tmp_path, name)
+    file = write_certificate(tmp_path / "site.pem", name)
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file, key)
-    with serving(context=context) as site:
+    with serving(context=serving_with(file)) as site:
         url = site.url("/doc", answer()).replace("127.0.0.1", "localhost")
         async with open_web(SourceSettings(url=url)) as web:
             with pytest.raises(DocumentError, match=rf"localhost:\d+/doc: its certificate.*{reason}.*SSL_CERT_FILE"):
@@ -261,11 +232,9 @@ async def test_a_certificate_that_is_not_trusted_is_refused_with_what_to_do(
 
 
 async def test_a_certificate_of_a_named_authority_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, key = certificate(tmp_path, "localhost")
+    file = write_certificate(tmp_path / "site.pem", "localhost")
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file, key)
-    with serving(context=context) as site:
+    with serving(context=serving_with(file)) as site:
         url = site.url("/doc", answer()).replace("127.0.0.1", "localhost")
         async with open_web(SourceSettings(url=url)) as web:
             assert (await fetched(web, url, folder=tmp_path)).size_bytes == len(BODY)

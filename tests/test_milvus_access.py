@@ -1,20 +1,13 @@
 """A Milvus that asks for passwords, over TLS: who gets in, who may do what, and what is said to the others."""
 
-import ipaddress
 import re
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 from pymilvus import MilvusClient, MilvusException
 
@@ -26,6 +19,7 @@ from nightloom.index import open_index
 from nightloom.live import ask
 from nightloom.milvus import translating
 from nightloom.secrets import MILVUS_TOKEN
+from tests.certificates import write_certificate
 from tests.nights import TEXTS, Home, night
 from tests.website import answer, serving
 
@@ -48,27 +42,6 @@ class Guarded:
 
     def client(self, user: str, password: str) -> MilvusClient:
         return MilvusClient(self.uri, token=f"{user}:{password}", server_pem_path=str(self.ca), timeout=10)
-
-
-def write_certificate(file: Path) -> Path:
-    """A certificate for 127.0.0.1 that signs itself, and its key beside it as .key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "milvus of a test")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    ).sign(key, SHA256())
-    file.write_bytes(signed.public_bytes(Encoding.PEM))
-    file.with_suffix(".key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return file
 
 
 @pytest.fixture(scope="module")

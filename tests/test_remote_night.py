@@ -23,6 +23,8 @@ from tests.builders import console
 from tests.nights import ON_LITE, QUERIES, TEXTS, Home, night
 from tests.openai_server import MODEL, Answer, Asked, OpenAIServer, embeds, fails, serving
 
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
 QUESTION = "yeast ferments sugars"
 KEY = "sk-very-secret-0123456789"
 WORDS = sorted({word.strip(".,;?").lower() for text in [*TEXTS.values(), *QUERIES.values()] for word in text.split()})
@@ -52,7 +54,6 @@ def configure(home: Home, server: OpenAIServer, more: str = "") -> None:
 
 
 @ON_LITE
-@pytest.mark.usefixtures("prefect_api")
 async def test_nights_over_an_endpoint_embed_what_is_new_and_keep_the_key(
     home: Home, server: OpenAIServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -95,7 +96,6 @@ async def test_nights_over_an_endpoint_embed_what_is_new_and_keep_the_key(
 
 
 @ON_LITE
-@pytest.mark.usefixtures("prefect_api")
 async def test_what_is_no_embedding_ends_the_night_and_is_no_row(
     home: Home, server: OpenAIServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,7 +112,6 @@ async def test_what_is_no_embedding_ends_the_night_and_is_no_row(
 
 
 @ON_LITE
-@pytest.mark.usefixtures("prefect_api")
 async def test_another_model_is_compared_with_the_one_before_as_far_as_that_still_answers(
     home: Home, server: OpenAIServer
 ) -> None:
@@ -136,7 +135,6 @@ async def test_another_model_is_compared_with_the_one_before_as_far_as_that_stil
 
 
 @ON_LITE
-@pytest.mark.usefixtures("prefect_api")
 async def test_an_endpoint_that_wants_to_be_left_alone_for_long_is_and_its_shard_is_not_tried_again(
     home: Home, server: OpenAIServer
 ) -> None:
@@ -154,7 +152,7 @@ def limited(**limits: int) -> EmbedderSettings:
     return EmbedderSettings(backend="openai", model="any", **limits)
 
 
-async def test_two_nights_keep_one_pace_together(prefect_api: str) -> None:
+async def test_two_nights_keep_one_pace_together() -> None:
     settings = limited(requests_per_minute=600, tokens_per_minute=60_000)
     paces = [await shared_pace(settings), await shared_pace(settings)]
     async with get_client() as client:
@@ -168,17 +166,14 @@ async def test_two_nights_keep_one_pace_together(prefect_api: str) -> None:
     began = time.monotonic()
     await asyncio.gather(*(ask(pace, 2, 2000) for pace in paces))
     assert time.monotonic() - began >= (4 * 2000 - 3000) / 1000 - 0.5, "8,000 tokens take 5 s beyond the 3,000 at once"
-    assert prefect_api
 
 
-async def test_without_a_limit_or_a_server_there_is_no_pace_to_share(prefect_api: str) -> None:
-    assert prefect_api
+async def test_without_a_limit_or_a_server_there_is_no_pace_to_share() -> None:
     assert await shared_pace(limited()) is None
     with temporary_settings({PREFECT_API_URL: None}):
         assert await shared_pace(limited(requests_per_minute=5)) is None
 
 
-@pytest.mark.usefixtures("prefect_api")
 async def test_where_prefect_is_lost_a_night_goes_on_at_its_own_pace(caplog: pytest.LogCaptureFixture) -> None:
     settings = limited(requests_per_minute=700)
     pace = await shared_pace(settings)

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.nights import timed_night
 from flows.prefect_api import prefect_api
 from nightloom import night as night_module
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.embedding import Embedder
 from nightloom.night import open_night
 from nightloom.sources import list_source, one_listing

@@ -17,7 +17,8 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 from pydantic import ValidationError
 
 from flows.prefect_api import configured_api
-from nightloom.corpus import Corpus, load_corpus
+from nightloom.corpus import Corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError, InputError, PrefectUnavailable
 from tasks.lease import lease_name, make_limit
 

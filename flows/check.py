@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows.prefect_checks import prefect_checks
-from nightloom.corpus import Corpus, load_corpus
+from nightloom.corpus import Corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.embedding import Embedder
 from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import InputError, NightloomError

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nightloom.corpus import Corpus, EvaluationSettings, load_corpus
+from nightloom.corpus import Corpus, EvaluationSettings
+from nightloom.corpus_file import load_corpus
 from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import CorpusFileError, NightloomError
 from nightloom.report import RunReport, plain
@@ -57,7 +58,7 @@ def run(
 
 def _night(corpus: Path, *, as_json: bool, allow_removals: bool = False, repair: bool = False) -> int:
     """One night, shown; its exit code."""
-    from nightloom.night import refused_report  # noqa: PLC0415  seconds to import
+    from nightloom.night_report import refused_report  # noqa: PLC0415  seconds to import
     from nightloom.screen import show_report, watch_night  # noqa: PLC0415
 
     report: RunReport

@@ -2,7 +2,7 @@
 
 from prefect import runtime
 
-from nightloom.corpus import corpus_name
+from nightloom.corpus_file import corpus_name
 
 
 def run_name() -> str:

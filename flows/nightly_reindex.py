@@ -24,6 +24,7 @@ from nightloom.concurrency import each
 from nightloom.corpus import Alias, SourceSettings
 from nightloom.errors import Held
 from nightloom.night import Night
+from nightloom.night_report import summary_of
 from nightloom.planning import Shard
 from nightloom.report import RunReport
 from tasks.begin import begin
@@ -121,7 +122,7 @@ async def go_through(night: Night) -> RunReport:
         await promote(night)
     if night.has_leftovers:
         await prune(night)
-    return await publish(night, night.outcome, night.summary)
+    return await publish(night, night.outcome, summary_of(night))
 
 
 async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:

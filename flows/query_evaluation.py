@@ -10,7 +10,7 @@ from prefect.states import Completed, Failed
 from flows.names import run_name
 from flows.parameters import CorpusFile, titled
 from nightloom.changes import EvaluationChanges
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import Held
 from nightloom.tables import queries_table
 from tasks.artifacts import show_scores, show_table

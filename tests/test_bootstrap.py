@@ -12,7 +12,7 @@ import yaml
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.blocks.system import Secret
 
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError
 from tasks.secrets import find_secret
 from tests.builders import ROOT, command

@@ -21,7 +21,8 @@ from prefect.states import Failed, Running
 
 from flows.check import _disk, _milvus, _queries, _sources
 from flows.prefect_checks import NO_SERVER, prefect_checks
-from nightloom.corpus import Corpus, load_corpus
+from nightloom.corpus import Corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import EvaluationInputError, NightloomError
 from nightloom.index import open_index
 from tasks.lease import lease_name

@@ -26,8 +26,8 @@ from nightloom.corpus import (
     ShardSettings,
     SourceSettings,
     SplittingSettings,
-    load_corpus,
 )
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError
 from nightloom.secrets import from_environment
 from tests.builders import ROOT

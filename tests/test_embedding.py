@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nightloom.corpus import EmbedderSettings, load_corpus
+from nightloom.corpus import EmbedderSettings
+from nightloom.corpus_file import load_corpus
 from nightloom.embedding import Embedder
 from nightloom.errors import EmbedderError, EmbeddingError, InputError
 from nightloom.fingerprint import fingerprint

@@ -346,7 +346,7 @@ async def test_a_prefect_server_that_dies_leaves_the_index_whole(
 OTHER = """
 import asyncio, sys
 from pathlib import Path
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.index import open_index
 
 async def main():

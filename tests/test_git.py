@@ -15,7 +15,8 @@ from dulwich.repo import Repo
 from dulwich.server import BackendRepo, DictBackend
 from dulwich.web import WSGIRequestHandlerLogger, WSGIServerLogger, make_wsgi_chain
 
-from nightloom.corpus import SourceSettings, load_corpus
+from nightloom.corpus import SourceSettings
+from nightloom.corpus_file import load_corpus
 from nightloom.documents import Listing
 from nightloom.errors import SourceError, SourceUnavailable
 from nightloom.sources import document_names, reach, take, unknown_before_a_night

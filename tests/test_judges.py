@@ -11,11 +11,13 @@ import pytest
 from prefect.blocks.system import Secret
 
 from nightloom import endpoints
-from nightloom.corpus import AnswersSettings, EvaluationSettings, load_corpus
+from nightloom.corpus import AnswersSettings, EvaluationSettings
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError, IndexUnavailable
 from nightloom.golden import Reference, load_golden
 from nightloom.judges import judge_answers, warnings_of
 from nightloom.llm import open_endpoint
+from nightloom.night_report import report_of
 from nightloom.report import AnswerScores, to_markdown
 from nightloom.rows import Hit
 from nightloom.secrets import ANSWERS_KEY, OPENAI_KEY
@@ -316,7 +318,7 @@ async def test_whatever_the_endpoint_does_the_night_ends_as_without_it(
         await one.evaluate()
         assert (await one.judge_answers(None)).failed > 0
         await one.promote()
-        report = one.report("promoted", "")
+        report = report_of(one, "promoted", "")
     assert report.answers is not None
     assert report.answers.answered == 0
     assert any(warning.startswith("answers: ") for warning in report.warnings)

@@ -10,7 +10,8 @@ import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.variables import Variable
 
-from nightloom.corpus import Corpus, load_corpus
+from nightloom.corpus import Corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import IndexBusy
 from tasks import lease as lease_module
 from tasks.lease import lease, lease_name
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 
 HOLDER = """
 import asyncio, sys
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from tasks import lease as module
 
 async def wait(*arguments, **options):

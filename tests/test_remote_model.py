@@ -13,7 +13,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from nightloom import endpoints
-from nightloom.corpus import OPENAI_URL, EmbedderSettings, SplittingSettings, load_corpus
+from nightloom.corpus import OPENAI_URL, EmbedderSettings, SplittingSettings
+from nightloom.corpus_file import load_corpus
 from nightloom.embedding import Embedder
 from nightloom.engines import Access
 from nightloom.errors import (

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightloom.corpus import EvaluationSettings, load_corpus
+from nightloom.corpus import EvaluationSettings
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import IndexUnavailable, InputError
 from nightloom.golden import load_golden
 from nightloom.live import evaluate_live

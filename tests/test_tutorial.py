@@ -11,7 +11,7 @@ import pytest
 
 from flows.nightly_reindex import nightly_reindex
 from nightloom import live
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 
 ESSAY = "paul_graham_essay.txt"
 QUESTION = "What did the author learn?"

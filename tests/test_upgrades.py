@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError, IndexInputError
 from nightloom.index import open_index
 from nightloom.live import ask, status

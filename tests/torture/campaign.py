@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
-from nightloom.corpus import load_corpus
+from nightloom.corpus_file import load_corpus
 from nightloom.fingerprint import fingerprint
 from tests.torture.calls import Fault
 from tests.torture.checker import Question, Sight, TortureFailed, differences, first_few, look, send_look

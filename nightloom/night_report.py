@@ -1,0 +1,128 @@
+"""What a night says of itself: its report, and the sentence that the report begins with."""
+
+from datetime import UTC, datetime
+
+from nightloom.errors import NightloomError, Outcome
+from nightloom.history import NIGHTS
+from nightloom.night import Night
+from nightloom.planning import rows_of
+from nightloom.report import (
+    DocumentCounts,
+    EmbedderWork,
+    LoserEntry,
+    MetricEntry,
+    ProbeCounts,
+    QuarantineEntry,
+    QueryCounts,
+    RunReport,
+    VectorCounts,
+)
+from nightloom.rows import SCHEMA_VERSION
+
+
+def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
+    """What the night has done so far."""
+    generation = night.target or night.live
+    if not night.target or not night.has_changes:
+        night.nodes.total = rows_of(night.live_heads.values())
+    record = night.record(outcome)
+    return RunReport(
+        corpus=night.corpus.name,
+        outcome=outcome,
+        reason=reason,
+        generation=generation.name if generation else None,
+        fingerprint=night.fingerprint,
+        started=night.started,
+        documents=_document_counts(night),
+        nodes=night.nodes,
+        truncated_tokens=night.truncated_tokens,
+        embedder=EmbedderWork.of(night.embedder.work) if night.embedder.work.texts else None,
+        seconds={
+            key: round(value, 3)
+            for key, value in {**night.progress.seconds, "total": night.progress.total_seconds}.items()
+        },
+        scores=record.scores or None,
+        comparison=_comparison(night),
+        losers=[LoserEntry.of(loser, night.golden.texts[loser.query]) for loser in night.trial.losers]
+        if night.golden
+        else [],
+        queries=_query_counts(night),
+        probes=ProbeCounts.of(night.trial.probes, night.corpus.gate.probe_recall) if night.trial.probes else None,
+        vectors=_vector_counts(night),
+        history=[*night.history, record][-NIGHTS:],
+        answers=night.answers,
+        quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in night.quarantined],
+        warnings=night.warnings + [f"{note}: {count} documents" for note, count in sorted(night.notes.items())],
+    )
+
+
+def summary_of(night: Night) -> str:
+    """What came of the night, in a sentence."""
+    if not night.has_changes:
+        return "the index already holds every document in tonight's version"
+    if night.live is None:
+        return "the first generation of this index"
+    if night.live.fingerprint != night.fingerprint and night.live.schema != SCHEMA_VERSION:
+        which = "an earlier" if night.live.schema < SCHEMA_VERSION else "a later"
+        return f"{which} version of Nightloom made {night.live.name}: every document was embedded again"
+    if night.live.fingerprint != night.fingerprint:
+        return "another fingerprint (loader, splitter, embedder, schema or metric): every document was embedded again"
+    counts = _document_counts(night)
+    where = "in place: " if night.in_place else ""
+    return f"{where}{counts.added} documents added, {counts.changed} changed, {counts.removed} removed"
+
+
+def _document_counts(night: Night) -> DocumentCounts:
+    """What became of tonight's documents, so far."""
+    quarantined = {entry.id for entry in night.quarantined}
+    indexed = {planned.ref.id for planned in night.plan.work} | night.plan.done.keys()
+    indexed -= quarantined
+    already = {key for key, head in night.plan.done.items() if night.is_live(head)}
+    changed = (indexed & night.live_heads.keys()) - already
+    return DocumentCounts(
+        listed=night.plan.listed,
+        added=len(indexed - night.live_heads.keys()),
+        changed=len(changed),
+        unchanged=len(night.plan.unchanged) + len(already - quarantined),
+        removed=len(night.plan.removed),
+        quarantined=len(night.quarantined),
+    )
+
+
+def _comparison(night: Night) -> list[MetricEntry]:
+    """Each metric with what the gate asks of it."""
+    scores, settings = night.trial.scores, night.corpus.evaluation
+    if scores is None or settings is None or night.golden is None:
+        return []
+    floors, tolerances = night.demands(night.golden, settings)
+    differences = {difference.metric: difference for difference in night.trial.differences}
+    return [
+        MetricEntry.of(metric, mean, differences.get(metric), floors.get(metric), tolerances[metric])
+        for metric, mean in scores.means.items()
+    ]
+
+
+def _vector_counts(night: Night) -> VectorCounts | None:
+    trial = night.trial
+    return VectorCounts.of(trial.vectors, trial.duplicate_rate, trial.index_recall) if trial.vectors else None
+
+
+def _query_counts(night: Night) -> QueryCounts | None:
+    scores = night.trial.scores
+    if scores is None or night.judged is None:
+        return None
+    return QueryCounts(
+        asked=len(scores.rankings),
+        set_aside=len(scores.set_aside),
+        unjudged=night.judged.golden.unjudged,
+    )
+
+
+def refused_report(corpus: str, error: NightloomError) -> RunReport:
+    """The report of a night that ended before it began."""
+    return RunReport(
+        corpus=corpus,
+        outcome=error.outcome,
+        reason=str(error),
+        started=datetime.now(UTC),
+    )

@@ -14,10 +14,10 @@ TEST_PROCESSES ?= 3
 
 QUESTION := "What does the with statement do when an exception is raised?"
 
-.PHONY: help demo test install lint lock reference milvus bench torture audit sbom licences clean
+.PHONY: help demo test install lint lock reference milvus bench bench-long torture audit sbom licences clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/installed ## Set up .venv from the lock file
 
@@ -84,6 +84,9 @@ milvus: $(VENV)/installed-dev ## Start a real Milvus server here, without Docker
 
 bench: $(VENV)/installed-bench ## Measure, and write docs/benchmarks.md
 	$(BIN)/python benchmarks/page.py
+
+bench-long: $(VENV)/installed-bench ## Measure what takes longer than half an hour, for the same page
+	$(BIN)/python benchmarks/page.py --long
 
 # In a venv of their own, so that their packages are not among those that they look at.
 AUDIT := build/audit

@@ -1,6 +1,7 @@
 """Write docs/benchmarks.md: run the benchmarks one after the other, and put what they print on one page.
 
-    make bench    # in a .venv with the extra `bench`; about half an hour
+    make bench         # in a .venv with the extra `bench`; less than half an hour
+    make bench-long    # the sections that take longer: whole collections, and the largest sizes
 
 Every section names its command, which can be run alone, over more.
 """
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,10 @@ VERSIONS = (
 )
 INTRODUCTION = """# Benchmarks
 
-Made by `make bench`. Seconds are medians of the runs, with the least and the most in brackets; ratios are medians of
-the pairs of one turn, so that what disturbs the machine disturbs both. Where an arm was run over a part of the work,
-the factor that it was counted with stands beside it. Everything runs on one machine: model, Milvus and Prefect share
-its cores.
+Made by `make bench` and `make bench-long`. Seconds are medians of the runs, with the least and the most in brackets;
+ratios are medians of the pairs of one turn, so that what disturbs the machine disturbs both. Where an arm was run over
+a part of the work, the factor that it was counted with stands beside it. Everything runs on one machine: model, Milvus
+and Prefect share its cores.
 """
 
 
@@ -49,12 +50,14 @@ class Section:
         says: What is measured, and what to look for.
         command: Behind `python`.
         chart: Name of the picture that the benchmark draws; "" for none.
+        is_long: Whether it takes so long that it is run only when asked for.
     """
 
     title: str
     says: str
     command: str
     chart: str = ""
+    is_long: bool = False
 
 
 SECTIONS = [
@@ -75,8 +78,15 @@ SECTIONS = [
         "First builds of the same nodes, with the same model, on the same server. The bare embedder is the limit:"
         " nothing but the model on the same texts. A night of Nightloom also reads, splits, verifies, probes and"
         " promotes, which takes a few seconds however small the corpus is.",
-        "benchmarks/pipeline.py",
+        "benchmarks/pipeline.py --whole-runs 0",
         "bench-pipeline.svg",
+    ),
+    Section(
+        "Whole pipelines over all of Cranfield",
+        "As above, and each way is asked the collection's questions, by its own search.",
+        "benchmarks/pipeline.py --runs 0",
+        "bench-cranfield.svg",
+        is_long=True,
     ),
     Section(
         "The embedder",
@@ -91,12 +101,19 @@ SECTIONS = [
     Section(
         "The second night",
         "What the nights after the first cost against the first build.",
-        "benchmarks/second_night.py",
+        "benchmarks/second_night.py --documents 1000 10000",
+    ),
+    Section(
+        "The second night of 50,000 documents",
+        "As above.",
+        "benchmarks/second_night.py --documents 50000",
+        is_long=True,
     ),
     Section(
         "Memory",
         "The most memory that the flow's process holds.",
-        "benchmarks/memory.py --documents 1000 10000",
+        "benchmarks/memory.py",
+        is_long=True,
     ),
     Section(
         "Many questions",
@@ -128,6 +145,7 @@ SECTIONS = [
         "A generation copied forward, verified and promoted.",
         "benchmarks/scale.py",
         "bench-scale.svg",
+        is_long=True,
     ),
 ]
 
@@ -173,13 +191,21 @@ def run(section: Section) -> str:
 def main() -> None:
     """Run everything, or the sections whose titles hold one of the words given, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=[""], help="words of titles; the other sections stay as they are")
+    parser.add_argument("--only", nargs="*", help="words of titles; the other sections stay as they are")
+    parser.add_argument("--long", action="store_true", help="the sections that take longer, and not the others")
     arguments = parser.parse_args()
     found = sections_of(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
     for section in SECTIONS:
-        if any(word.lower() in section.title.lower() for word in arguments.only):
+        if wanted(section, arguments.only, is_long=arguments.long):
             found[section.title] = run(section)
             write(found)
+
+
+def wanted(section: Section, only: Sequence[str] | None, *, is_long: bool) -> bool:
+    """Whether to run a section."""
+    if only:
+        return any(word.lower() in section.title.lower() for word in only)
+    return section.is_long == is_long
 
 
 def write(found: Mapping[str, str]) -> None:

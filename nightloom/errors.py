@@ -27,6 +27,7 @@ The tree says what to do about an error, which is all that a caller needs to kno
     └── Held                      the gate stopped the night; the live index is untouched: exit code 3
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 Outcome = Literal["promoted", "unchanged", "held", "failed", "refused"]
@@ -135,6 +136,19 @@ class NightFailed(NightloomError):
 
 class EmbeddingError(NightFailed):
     """The embedder gave a wrong count or dim, or a vector that is zero or not finite."""
+
+
+class TextsDeclined(EmbeddingError):
+    """The endpoint embeds other texts, and not these.
+
+    Attributes:
+        reasons: What it says of each, by its place in what was to be embedded.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        """Its text is the first reason."""
+        super().__init__(next(iter(reasons.values())))
+        self.reasons = reasons
 
 
 class IndexRefused(NightFailed):

@@ -26,6 +26,7 @@ from nightloom.errors import (
     IndexRefused,
     NightFailed,
     Outcome,
+    TextsDeclined,
 )
 from nightloom.evaluation import Judged, judge
 from nightloom.fingerprint import fingerprint
@@ -279,7 +280,8 @@ class Night:
     async def embed(self, work: ShardNodes) -> Vectors:
         """Embed the nodes of a shard; those of a document that only changed its URI take the vectors it had.
 
-        A document with an embedding that is zero or not finite is quarantined.
+        A document with an embedding that is zero or not finite is quarantined, and so is one with a text that the
+        embedder's endpoint declines.
 
         Returns:
             float32, shape (n, dim), for the n nodes that the shard has then.
@@ -290,8 +292,13 @@ class Night:
         known = await self._known_vectors(work)
         new = [node for node in work.nodes if (node.version, node.text) not in known]
         tokens = [self._tokens(node) for node in new]
+        try:
+            fresh = iter(await self.embedder.embed_texts([node.text for node in new], tokens) if new else ())
+        except TextsDeclined as error:
+            for at, reason in error.reasons.items():
+                work.quarantine(new[at].document.ref.id, reason)
+            return await self.embed(work) if work.nodes else np.zeros((0, 0), dtype=np.float32)
         self.truncated_tokens += self.embedder.truncated_tokens(tokens)
-        fresh = iter(await self.embedder.embed_texts([node.text for node in new], tokens) if new else ())
         found = [(node, known.get((node.version, node.text))) for node in work.nodes]
         vectors = np.stack([next(fresh) if vector is None else vector for _, vector in found])
         work.reused = len(work.nodes) - len(new)

@@ -15,7 +15,7 @@ from nightloom.concurrency import each
 from nightloom.corpus import EmbedderSettings, is_openai
 from nightloom.endpoints import BrokeOff, Contact, Declined, persist
 from nightloom.engines import Access, Work, batches
-from nightloom.errors import EmbedderError, EmbeddingError, EndpointUnavailable
+from nightloom.errors import EmbedderError, EmbeddingError, EndpointUnavailable, TextsDeclined
 from nightloom.models import find_tokenizer, read_limit, tokenizer_of
 from nightloom.pace import LocalPace
 from nightloom.tokenizing import ENCODINGS, Tokenize, tokenizer_in, tokenizer_of_encoding
@@ -25,6 +25,8 @@ BATCH_TOKENS = 16_384
 """Of a request, where the corpus file does not say."""
 BATCH_TEXTS = 32
 """Of a request: TEI takes no more unless it is told to, and others gain little by more."""
+HARMLESS = "A text."
+"""What any endpoint embeds that embeds at all."""
 OPENAI_MAX_TOKENS = 8_191
 """That the embedding models of OpenAI read."""
 
@@ -51,6 +53,7 @@ class RemoteModel:
         self._turns = asyncio.Semaphore(settings.concurrency)
         self._dimensions = settings.dimensions
         self._client: openai.AsyncOpenAI | None = None
+        self._embeds = False  # it has given vectors, so that a request that it declines is about its texts
         self._callers = self._nodes = 0
         self._since = 0.0
         name = settings.tokenizer_name or ""
@@ -103,7 +106,8 @@ class RemoteModel:
             float32, shape (n, dim), in the order of the texts.
 
         Raises:
-            EmbeddingError: The endpoint gave what is no embedding of each text, or cannot take them.
+            EmbeddingError: The endpoint gave what is no embedding of each text, or takes no text at all.
+            TextsDeclined: It takes others than some of these; those are embedded by then, and their vectors lost.
             EndpointUnavailable: No answer, none in time, or "later" for too long.
             EndpointRefused: The key, the model or the address is wrong.
         """
@@ -115,14 +119,42 @@ class RemoteModel:
         most = self._settings.batch_tokens or BATCH_TOKENS
         parts = list(batches(lengths, most, BATCH_TEXTS))
         rows: dict[int, Vectors] = {}
+        declined: dict[int, str] = {}
 
         async def ask(part: list[int]) -> None:
             some, count = [wanted[at] for at in part], sum(lengths[at] for at in part)
-            rows.update(zip(part, await persist(partial(self._attempt, client, some, count)), strict=True))
+            try:
+                found = await persist(partial(self._attempt, client, some, count))
+            except Declined as error:
+                if len(part) > 1:  # one of them, or too many at once
+                    half = len(part) // 2
+                    await ask(part[:half])
+                    await ask(part[half:])
+                    return
+                says = f"{error} (a text of {count} tokens)"
+                await self._check_embeds(client, says)
+                declined[part[0]] = says
+            else:
+                rows.update(zip(part, found, strict=True))
 
         async with self._connected(len(texts) if are_nodes else 0) as client:
             await each(parts, ask, at_once=self._settings.concurrency)
+        if declined:
+            raise TextsDeclined(declined)
         return np.array([rows[at] for at in range(len(texts))], dtype=np.float32)
+
+    async def _check_embeds(self, client: openai.AsyncOpenAI, says: str) -> None:
+        """Find out whether the endpoint takes any text, where it has taken none so far.
+
+        Raises:
+            EmbeddingError: It does not.
+        """
+        if self._embeds:
+            return
+        try:
+            await persist(partial(self._attempt, client, [HARMLESS], len(self.tokens(HARMLESS))))
+        except Declined:
+            raise EmbeddingError(f"{says}; it declines any other text as well") from None
 
     def _beginning(self, text: str) -> str:
         """As much of a text as the model reads, or a little less."""
@@ -171,8 +203,6 @@ class RemoteModel:
                     count = len(reply.data)
             except BrokeOff as error:  # embedded twice, a text costs little and gets the same vector
                 raise EndpointUnavailable(str(error), retry_after_seconds=0) from None
-            except Declined as error:
-                raise EmbeddingError(f"{error} (a request of {len(texts)} texts, {tokens} tokens)") from None
             except EndpointUnavailable as error:
                 self._pace.hold(error.retry_after_seconds or 0)
                 raise
@@ -195,6 +225,7 @@ class RemoteModel:
             raise EmbeddingError(self._contact.says("gave embeddings that are no vectors of one length")) from None
         if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():  # noqa: PLR2004  rows and columns
             raise EmbeddingError(self._contact.says("gave embeddings that are no vectors of finite numbers"))
+        self._embeds = True
         self._dimensions = self._dimensions or vectors.shape[1]
         if vectors.shape[1] != self._dimensions:
             asked = self._settings.dimensions

@@ -24,6 +24,7 @@ from nightloom.errors import (
     EndpointRefused,
     EndpointUnavailable,
     NightloomError,
+    TextsDeclined,
 )
 from nightloom.remote_model import BATCH_TEXTS
 from nightloom.splitting import Splitter
@@ -204,7 +205,7 @@ FAILURES: dict[str, tuple[Answer, type[NightloomError], str, int]] = {
     "401": (fails(401, f"Incorrect API key: {KEY}"), EndpointRefused, r"\*\*\*; check the key in NIGHTLOOM_EMBED", 1),
     "404": (fails(404), EndpointRefused, r"see embedder\.model = 'test-model' and embedder\.base_url", 1),
     "307": (fails(307, Location="/elsewhere"), EndpointRefused, r"no redirect is followed: see embedder\.base_url", 1),
-    "400": (fails(400, "too long"), EmbeddingError, r"answers 400: too long \(a request of 1 texts, 3 tokens\)", 1),
+    "400": (fails(400, "no"), EmbeddingError, r"answers 400: no \(a text of 3 tokens\); it declines any other", 2),
     "429": (fails(429, "slow down"), EndpointUnavailable, "answers 429: slow down", 3),
     "429 for long": (fails(429, Retry_After="3600"), EndpointUnavailable, "left alone for 3600 s", 1),
     "429 for good": (fails(429, "pay", code="insufficient_quota"), EndpointRefused, "pay; see your account", 1),
@@ -233,6 +234,26 @@ async def test_what_goes_wrong_is_said_and_what_passes_is_asked_again(server: Op
     assert KEY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert len(server.asked) == attempts
+
+
+async def test_a_text_that_is_declined_is_named_and_the_others_are_embedded(server: OpenAIServer) -> None:
+    bad = {TEXTS[3], TEXTS[40], TEXTS[41]}
+    server.choose = lambda asked: fails(422, "no such text") if bad & {*asked.body["input"]} else embeds(vector_of)
+    embedder = embedder_of(server)
+    with pytest.raises(TextsDeclined, match=r"answers 422: no such text \(a text of \d+ tokens\)$") as caught:
+        await embedder.embed_texts(TEXTS)
+    assert sorted(caught.value.reasons) == [3, 40, 41]
+    embedded = {text for asked in server.asked for text in asked.body["input"] if not bad & {*asked.body["input"]}}
+    assert embedded == {*TEXTS} - bad
+    server.asked.clear()
+    with pytest.raises(TextsDeclined):
+        await embedder.embed_texts([TEXTS[3]])
+    assert len(server.asked) == 1, "it is known to embed others"
+
+
+async def test_an_endpoint_that_takes_fewer_texts_at_once_gets_fewer(server: OpenAIServer) -> None:
+    server.choose = lambda asked: fails(413) if len(asked.body["input"]) > 8 else embeds(vector_of)
+    np.testing.assert_array_equal(await embedder_of(server).embed_texts(TEXTS), expected(TEXTS))
 
 
 async def test_without_a_key_the_variable_is_named(server: OpenAIServer) -> None:

@@ -112,6 +112,26 @@ async def test_what_is_no_embedding_ends_the_night_and_is_no_row(
 
 
 @ON_LITE
+async def test_a_text_that_the_endpoint_declines_quarantines_its_document_and_no_other(
+    home: Home, server: OpenAIServer
+) -> None:
+    def choose(asked: Asked) -> Answer:
+        declined = any("griffin" in text for text in asked.body["input"])
+        return fails(400, "this text is flagged") if declined else embeds(vector_of)
+
+    configure(home, server)
+    home.write(TEXTS | {"a.txt": "A griffin flies.", "b.txt": "Another griffin flies.", "c.txt": "Bishops do not."})
+    server.choose = choose
+    report = await night(home)
+    assert report["outcome"] == "promoted"
+    assert {entry["uri"] for entry in report["quarantine"]} == {"texts/a.txt", "texts/b.txt"}
+    assert all("answers 400: this text is flagged" in entry["reason"] for entry in report["quarantine"])
+    assert {row["uri"] for row in (await home.rows()).values()} == {f"texts/{name}" for name in [*TEXTS, "c.txt"]}
+    again = await night(home)
+    assert (again["outcome"], again["documents"]["quarantined"]) == ("unchanged", 2)
+
+
+@ON_LITE
 async def test_another_model_is_compared_with_the_one_before_as_far_as_that_still_answers(
     home: Home, server: OpenAIServer
 ) -> None:

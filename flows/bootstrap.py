@@ -1,5 +1,6 @@
 """`nightloom bootstrap`: what a Prefect server needs once. Said line by line, and changing nothing the second time."""
 
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class _Unknown(Exception):
 
 
 async def set_up(
-    files: Iterable[Path], pools: Sequence[str], automations: Path, show: Callable[[Line], None]
+    files: Iterable[Path], pools: Sequence[str], automations: Path, job_template: Path, show: Callable[[Line], None]
 ) -> list[Line]:
     """Create what is not there yet: work pools, concurrency limits, Secret blocks without a value, automations.
 
@@ -65,6 +66,7 @@ async def set_up(
         files: Corpus files, for the limits and the blocks that they name.
         pools: Kinds of work pools.
         automations: Folder of YAML files, one automation each.
+        job_template: JSON file: what a job of a Kubernetes pool is.
         show: Told each line as it is done.
 
     Returns:
@@ -72,8 +74,8 @@ async def set_up(
 
     Raises:
         PrefectUnavailable: No Prefect API is configured, or it does not answer.
-        CorpusFileError: A corpus file or an automation is not as it should be.
-        InputError: There is no such kind of work pool, or no such folder.
+        CorpusFileError: A corpus file, an automation or the job template is not as it should be.
+        InputError: There is no such kind of work pool, no such folder or file.
     """
     if unknown := set(pools) - POOLS.keys():
         raise InputError(f"--pool {', '.join(sorted(unknown))}: there are {', '.join(POOLS)}")
@@ -82,10 +84,11 @@ async def set_up(
         raise PrefectUnavailable("PREFECT_API_URL is not set; start `prefect server start`, and set it to that server")
     corpora = [load_corpus(file) for file in files]
     written = _read_all(automations)
+    templates = {"kubernetes": _job_template(job_template)} if "kubernetes" in pools else {}
     done: list[Line] = []
     try:
         async with get_client() as client:
-            async for line in _lines(client, corpora, pools, written):
+            async for line in _lines(client, corpora, pools, templates, written):
                 show(line)
                 done.append(line)
     except PrefectHTTPStatusError as error:
@@ -96,10 +99,14 @@ async def set_up(
 
 
 async def _lines(
-    client: PrefectClient, corpora: Sequence[Corpus], pools: Sequence[str], automations: Mapping[Path, dict[str, Any]]
+    client: PrefectClient,
+    corpora: Sequence[Corpus],
+    pools: Sequence[str],
+    templates: Mapping[str, dict[str, Any]],
+    automations: Mapping[Path, dict[str, Any]],
 ) -> AsyncIterator[Line]:
     for kind in pools:
-        yield await _pool(client, kind)
+        yield await _pool(client, kind, templates.get(kind))
     for name in dict.fromkeys(lease_name(corpus) for corpus in corpora if not corpus.milvus.is_lite):
         yield Line("concurrency limit", name, "created" if await make_limit(client, name) else "already there")
     for name in dict.fromkeys(name for corpus in corpora for name in _secret_names(corpus)):
@@ -108,12 +115,12 @@ async def _lines(
         yield await _automation(client, file, written)
 
 
-async def _pool(client: PrefectClient, kind: str) -> Line:
+async def _pool(client: PrefectClient, kind: str, template: dict[str, Any] | None) -> Line:
     name = POOLS[kind]
     try:
         found = await client.read_work_pool(name)
     except ObjectNotFound:
-        template = await get_default_base_job_template_for_infrastructure_type(kind)
+        template = template or await get_default_base_job_template_for_infrastructure_type(kind)
         await client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template or {}))
         return Line("work pool", name, "created", f"start a worker: prefect worker start --pool {name}")
     note = "" if found.type == kind else f"it is of type {found.type}, not {kind}: delete it, or run this again without"
@@ -170,6 +177,18 @@ def _read(file: Path) -> dict[str, Any]:
         raise CorpusFileError(f"{file}: {error}") from None
     if not isinstance(written, dict):
         raise CorpusFileError(f"{file}: an automation is a mapping with name, trigger and actions")
+    return written
+
+
+def _job_template(file: Path) -> dict[str, Any]:
+    try:
+        written = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{file}: no such file; run this in the clone, or name the file in --job-template") from None
+    except ValueError as error:
+        raise CorpusFileError(f"{file}: {error}") from None
+    if not isinstance(written, dict) or not {"job_configuration", "variables"} <= written.keys():
+        raise CorpusFileError(f"{file}: a job template has job_configuration and variables")
     return written
 
 

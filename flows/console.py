@@ -401,6 +401,9 @@ def bootstrap(
     automations: Annotated[Path, typer.Option(help="Folder of automations, a YAML file each.")] = Path(
         "deployments/automations"
     ),
+    job_template: Annotated[Path, typer.Option(help="JSON file: what a job of a Kubernetes pool is.")] = Path(
+        "deployments/kubernetes/base-job-template.json"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Create what a Prefect server needs once: work pools, limits, empty Secret blocks, automations.
@@ -414,7 +417,7 @@ def bootstrap(
         if not as_json:
             out.print(Text(plain(f"{line.outcome:<13} {line.what} {line.name}{note}")), soft_wrap=True)
 
-    lines = _result(set_up(corpora or (), pool or ("process",), automations, show), as_json=as_json)
+    lines = _result(set_up(corpora or (), pool or ("process",), automations, job_template, show), as_json=as_json)
     if as_json:
         print(json.dumps([dataclasses.asdict(line) for line in lines]))  # noqa: T201
 

@@ -21,6 +21,7 @@ The tree says what to do about an error, which is all that a caller needs to kno
     ├── CostLimit                 the next request could cost more than answers.max_cost_usd leaves
     ├── NightFailed               the night cannot end well; the live index is untouched: exit code 1
     │   ├── EmbeddingError        the embedder answered with something that is no embedding
+    │   │   └── TextsDeclined     the endpoint of the model declines some texts: their documents are quarantined
     │   ├── IndexRefused          Milvus refuses a request for good
     │   ├── IndexInconsistent     rows or alias are not what was written
     │   └── IndexTaken            another night, or a rollback, went over this one

@@ -19,6 +19,7 @@ from tests.builders import ROOT, command
 
 SHIPPED = ROOT / "deployments" / "automations"
 """The automations of the repository."""
+JOB_TEMPLATE = ROOT / "deployments" / "kubernetes" / "base-job-template.json"
 
 
 @pytest.fixture
@@ -68,6 +69,8 @@ def test_the_second_time_changes_nothing(corpus: Path, automations: Path, prefec
         "left out",
         "create a notification block named 'nightloom-alerts', of any kind, then run this again",
     )
+    (kubernetes,) = [pool for pool in state_of(prefect_api)[0] if pool["type"] == "kubernetes"]
+    assert kubernetes["base_job_template"] == json.loads(JOB_TEMPLATE.read_text(encoding="utf-8"))
     with pytest.raises(CorpusFileError, match=r"milvus\.token_block: .* 'boot-token' is still empty"):
         asyncio.run(find_secret(load_corpus(corpus).milvus.secret))
 
@@ -104,6 +107,9 @@ def test_mistakes_are_refused_before_anything_is_made(corpus: Path, automations:
     before = state_of(prefect_api)
     assert "there are process, docker, kubernetes" in command("bootstrap", "--pool", "ecs").stderr
     assert "no such folder" in command("bootstrap", "--automations", corpus.parent / "nowhere").stderr
+    (corpus.parent / "template.json").write_text("[1]")
+    for file, says in (("nowhere.json", "no such file"), ("template.json", "has job_configuration")):
+        assert says in command("bootstrap", "--pool", "kubernetes", "--job-template", corpus.parent / file).stderr
     (automations / "broken.yaml").write_text("- [")
     assert "broken.yaml" in command("bootstrap", "--automations", automations).stderr
     assert state_of(prefect_api) == before

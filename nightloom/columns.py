@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from nightloom.vectors import Vectors
+
 Columns = Sequence[Any]
+PACKED = b"\x0a"
+"""Tag of `FloatArray.data`: field 1, its numbers one after the other as they lie in memory."""
 
 
 def column(columns: Columns, name: str) -> Sequence[str]:
@@ -45,15 +49,42 @@ def select(columns: Columns, rows: Sequence[int]) -> list[Any]:
 def _selected(field: Any, rows: Sequence[int]) -> Any:
     new = type(field)(field_name=field.field_name, type=field.type, is_dynamic=field.is_dynamic)
     if field.WhichOneof("field") == "vectors":
-        dim = field.vectors.dim
-        new.vectors.dim = dim
-        vectors = np.array(field.vectors.float_vector.data, dtype=np.float32).reshape(-1, dim)
-        new.vectors.float_vector.data.extend(vectors[rows].ravel().tolist())
+        set_vectors(new, vectors_of(field)[rows])
         return new
     kind = field.scalars.WhichOneof("data")
     values = getattr(field.scalars, kind).data
     getattr(new.scalars, kind).data.extend([values[at] for at in rows])
     return new
+
+
+def vectors_of(field: Any) -> Vectors:
+    """What a column of embeddings holds: float32, shape (n, dim)."""
+    numbers = field.vectors.float_vector
+    size = len(numbers.data) * np.dtype(np.float32).itemsize
+    packed = numbers.SerializeToString()  # number by number would take thirty times as long
+    return np.frombuffer(packed, dtype="<f4", offset=len(packed) - size).reshape(-1, field.vectors.dim)
+
+
+def set_vectors(field: Any, vectors: Vectors) -> None:
+    """Fill an empty column of embeddings.
+
+    Args:
+        field: It.
+        vectors: float32, shape (n, dim).
+    """
+    numbers = vectors.astype("<f4").tobytes()
+    field.vectors.dim = vectors.shape[1]
+    field.vectors.float_vector.ParseFromString(PACKED + _varint(len(numbers)) + numbers)
+
+
+def _varint(number: int) -> bytes:
+    """A length as protocol buffers write it: seven bits a byte, the lowest first, the eighth set where more follow."""
+    follow = 0x80
+    written = bytearray()
+    while number >= follow:
+        written.append(number % follow + follow)
+        number //= follow
+    return bytes([*written, number])
 
 
 def in_requests(columns: Columns, size_bytes: int) -> list[Columns]:

@@ -25,7 +25,7 @@ from pymilvus.decorators import retry_on_rpc_failure
 from pymilvus.grpc_gen import milvus_pb2
 from pymilvus.grpc_gen.schema_pb2 import FieldData
 
-from nightloom.columns import Columns, column, in_requests
+from nightloom.columns import Columns, column, in_requests, set_vectors
 from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
 from nightloom.milvus_address import CONNECT_SECONDS, check_address, speaks_tls
@@ -481,9 +481,7 @@ def columns_of(rows: Sequence[Row]) -> Columns:
         columns.append(FieldData(field_name=name, type=DataType.INT64))
         columns[-1].scalars.long_data.data.extend([row[name] for row in rows])
     columns.append(FieldData(field_name="embedding", type=DataType.FLOAT_VECTOR))
-    vectors = np.stack([row["embedding"] for row in rows])
-    columns[-1].vectors.dim = vectors.shape[1]
-    columns[-1].vectors.float_vector.data.extend(vectors.ravel().tolist())
+    set_vectors(columns[-1], np.stack([row["embedding"] for row in rows]))
     columns.append(FieldData(field_name="$meta", type=DataType.JSON, is_dynamic=True))
     rest = [{key: value for key, value in row.items() if key not in typed} for row in rows]
     columns[-1].scalars.json_data.data.extend([json.dumps(one).encode() for one in rest])

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from nightloom.concurrency import each
 from nightloom.vectors import Vectors
 
-NODES_PER_DOCUMENT = 4
+NODES_PER_DOCUMENT = 2
+"""Asked for at first: every node of an answer costs the client more than Milvus."""
+MORE = 4
+"""Times as many are asked for where they are of too few documents."""
 MOST_NODES = 16_384
 """Milvus answers a search with no more."""
-BATCH = 10
+BATCH = 50
 """Questions that one request asks: with more, Milvus answers no faster."""
+REQUEST_NODES = 160_000
+"""Nodes in the answer to one request, which Milvus limits by their bytes."""
 
 RRF_K = 60
 """Of reciprocal rank fusion: a node counts 1 / (k + rank) for each way in which it was found."""
@@ -72,7 +77,10 @@ async def rank_documents(search: Search, questions: Sequence[Question], depth: i
     asked = list(range(len(questions)))
     limit = min(MOST_NODES, depth * NODES_PER_DOCUMENT)
     while asked:
-        found = await search([questions[at] for at in asked], limit)
+        size = REQUEST_NODES // limit
+        found: list[Ranking] = []
+        for start in range(0, len(asked), size):
+            found += await search([questions[at] for at in asked[start : start + size]], limit)
         again = []
         for at, nodes in zip(asked, found, strict=True):
             best: dict[str, float] = {}
@@ -82,5 +90,5 @@ async def rank_documents(search: Search, questions: Sequence[Question], depth: i
             if len(best) < depth and len(nodes) == limit < MOST_NODES:
                 again.append(at)
         asked = again
-        limit = min(MOST_NODES, limit * NODES_PER_DOCUMENT)
+        limit = min(MOST_NODES, limit * MORE)
     return rankings

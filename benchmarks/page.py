@@ -98,6 +98,7 @@ SECTIONS = [
         "The embedder",
         "Each way to run the model on this machine.",
         "benchmarks/embedder.py",
+        is_long=True,
     ),
     Section(
         "Where a first build's time goes",

@@ -372,10 +372,10 @@ class Ways:
         self.processes = {name: stack.enter_context(own_process()) for name in WAYS}
         for name, process in self.processes.items():
             process.submit(open_way, name, uri, first).result()
-        clear(uri)
 
     def turn(self, work: Work, timings: dict[str, Timing], cpu: dict[str, Timing]) -> None:
-        """One build by each way, and what the embedder alone takes."""
+        """One build by each way, and what the embedder alone takes; the last turn's collections stay to be asked."""
+        clear(self.uri)
         for name, process in self.processes.items():
             seconds, used = process.submit(build, name, work).result()
             timings.setdefault(name, Timing()).parts.append(seconds)
@@ -384,7 +384,6 @@ class Ways:
                 alone = process.submit(bare, name, work).result()
                 timings.setdefault(f"{BARE} {OURS[name]}", Timing()).parts.append(alone)
             print(work.name, name, f"{seconds:.1f} s", file=sys.stderr, flush=True)
-        clear(self.uri)
 
     def measured(self, work: Work, runs: int, chart: Path | None = None) -> str:
         """The table of one collection of documents, and a picture."""

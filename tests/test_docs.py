@@ -57,7 +57,7 @@ def test_the_quickstart_does_what_it_says(tmp_path: Path, prefect_server: str) -
     paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environ = {**os.environ, "PATH": paths, "PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
     done = subprocess.run(
-        ["bash", str(script)], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300, check=False
+        ["bash", str(script)], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=800, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     *_, first, second, back = done.stdout.split(BETWEEN)

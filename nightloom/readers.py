@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
@@ -33,6 +34,8 @@ class Readers:
         """Start nothing yet."""
         self._settings = settings
         self._pool: ProcessPool | None = None
+        self._futures: WeakSet[ProcessFuture[Document]] = WeakSet()
+        self._ended = False
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -42,9 +45,12 @@ class Readers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the processes, whatever they are reading."""
+        self._ended = True
         if self._pool:
             self._pool.stop()
             self._pool.join()
+        # The pool may forget a document that it was about to begin, and who waits for it would wait for ever.
+        _cancel(list(self._futures))
 
     def start(self) -> None:
         """Have the processes ready."""
@@ -74,7 +80,11 @@ class Readers:
     def _schedule(self, ref: DocumentRef) -> "ProcessFuture[Document]":
         self.start()
         assert self._pool is not None  # noqa: S101  started
-        return self._pool.schedule(_read, args=(ref, self._settings), timeout=self._settings.parse_timeout_seconds)
+        future = self._pool.schedule(_read, args=(ref, self._settings), timeout=self._settings.parse_timeout_seconds)
+        self._futures.add(future)
+        if self._ended:
+            future.cancel()
+        return future
 
     def read_here(self, ref: DocumentRef) -> Document | DocumentError:
         """A document read in this process, or why it cannot be taken."""

@@ -42,8 +42,7 @@ async def measure(uri: str, rows: int, queries: int, runs: int) -> tuple[dict[st
     random = np.random.default_rng(1)
     vectors = random.normal(size=(queries, DIM)).astype(np.float32)
     questions = {str(at): Question(str(at), vector) for at, vector in enumerate(vectors)}
-    found: dict[str, dict[str, Ranking]] = {}
-    differing = 0
+    found: dict[str, list[dict[str, Ranking]]] = {TOGETHER: [], ALONE: []}
     async with open_index(MilvusSettings(uri=uri), f"ask_{os.getpid()}") as index:
         generation, versions = await fill(index, rows)
         await index.contents.seal(generation.name, IndexSettings(), may_rebuild=True)
@@ -53,17 +52,15 @@ async def measure(uri: str, rows: int, queries: int, runs: int) -> tuple[dict[st
             return await index.contents.rank(generation.name, some, limit)
 
         async def together() -> None:
-            found[TOGETHER] = await ask_all(questions, search, DEPTH, CONCURRENCY)
+            found[TOGETHER].append(await ask_all(questions, search, DEPTH, CONCURRENCY))
 
         async def alone() -> None:
-            nonlocal differing
-            found[ALONE] = await one_by_one(search, questions)
-            uris = [{key: [uri for uri, _ in ranking] for key, ranking in one.items()} for one in found.values()]
-            differing += sum(uris[0][key] != uris[1][key] for key in questions)
+            found[ALONE].append(await one_by_one(search, questions))
 
         timings = await in_turns({TOGETHER: together, ALONE: alone}, runs)
         await index.drop(generation)
-    return timings, differing
+    pairs = [(batched[key], single[key]) for batched, single in zip(*found.values(), strict=True) for key in questions]
+    return timings, sum([uri for uri, _ in a] != [uri for uri, _ in b] for a, b in pairs)
 
 
 def main() -> None:
@@ -83,9 +80,8 @@ def main() -> None:
             ratio = f"{timings[ALONE].ratio(timings[TOGETHER]):.1f}"
             differ = f"{differing} of {arguments.queries * arguments.runs}"
             lines.append([f"{rows:,}", *timings.values(), ratio, differ])
-    print(
-        f"{arguments.queries:,} queries, {DIM} dimensions, {'Milvus Lite' if arguments.lite else 'a Milvus server'}\n"
-    )
+    kind = "Milvus Lite" if arguments.lite else "a Milvus server"
+    print(f"{arguments.queries:,} queries, {DIM} dimensions, {kind}\n")
     print(table(["rows", TOGETHER, ALONE, f"{ALONE} / {TOGETHER}", "rankings that differ"], lines))
 
 

@@ -35,7 +35,6 @@ class Readers:
         self._settings = settings
         self._pool: ProcessPool | None = None
         self._futures: WeakSet[ProcessFuture[Document]] = WeakSet()
-        self._ended = False
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -45,7 +44,6 @@ class Readers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the processes, whatever they are reading."""
-        self._ended = True
         if self._pool:
             self._pool.stop()
             self._pool.join()
@@ -82,7 +80,7 @@ class Readers:
         assert self._pool is not None  # noqa: S101  started
         future = self._pool.schedule(_read, args=(ref, self._settings), timeout=self._settings.parse_timeout_seconds)
         self._futures.add(future)
-        if self._ended:
+        if not self._pool.active:
             future.cancel()
         return future
 

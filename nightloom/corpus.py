@@ -368,7 +368,7 @@ class EmbedderSettings(Section):
     )
     query_prefix: str = Field("", title="Query prefix", description="Put before every query.")
     text_prefix: str = Field("", title="Text prefix", description="Put before every node's text when it is embedded.")
-    backend: Literal["auto", "torch", "onnx", "openai"] = Field(
+    backend: Literal["auto", "torch", "onnx", "openvino", "openai"] = Field(
         "auto",
         title="Backend",
         description="What runs the model; auto measures once what is fastest on a machine, openai is an endpoint.",

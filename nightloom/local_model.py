@@ -74,6 +74,10 @@ class LocalModel:
         """What runs the model, opened at first use; a process opens it once."""
         return open_backend(self.model, self.settings.backend, self.settings.precision)
 
+    @cached_property
+    def _encoders(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.backend.at_once, thread_name_prefix="encoder")
+
     def open_soon(self) -> None:
         """Begin to open the model, while whoever needs it has something else to do."""
         self._thread.submit(lambda: self.backend)  # where that fails, the first text says why
@@ -131,11 +135,15 @@ class LocalModel:
         """The vectors of each request; fewer than texts where nobody waits for them any more."""
         tokens = [one for request in requests for one in request.tokens]
         rows: dict[int, Vectors] = {}
-        for batch in batches([len(one) for one in tokens], self.settings.batch_tokens or backend.batch_tokens):
-            if all(request.is_abandoned for request in requests):
-                break
-            vectors = backend.encode(*_padded([tokens[at] for at in batch], self._padding))
-            rows |= dict(zip(batch, vectors, strict=False))  # a wrong count is seen below
+
+        def encode(batch: list[int]) -> None:
+            if not all(request.is_abandoned for request in requests):
+                vectors = backend.encode(*_padded([tokens[at] for at in batch], self._padding))
+                rows.update(zip(batch, vectors, strict=False))  # a wrong count is seen below
+
+        # The longest first: at the end the cores wait for each other for as long as a batch of short ones takes.
+        some = batches([len(one) for one in tokens], self.settings.batch_tokens or backend.batch_tokens)
+        list(self._encoders.map(encode, reversed(list(some))))
         found, start = [], 0
         for request in requests:
             mine = [rows[at] for at in range(start, start + len(request.tokens)) if at in rows]

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -33,6 +33,14 @@ MOST_AT_ONCE = 16
 TRIAL_TEXTS, TRIAL_TOKENS, TRIAL_RUNS = 8, 128, 3
 TORCH_WORTH = 0.8
 """Of its rate: it takes ten seconds and most of a gigabyte to import, in every process."""
+BF16_WORTH = 0.8
+"""Of its rate: what is not much faster is not worth another precision than the model was published in."""
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""As Linux calls the instructions of x86 and ARM."""
+PRECISIONS = {"openvino": ("fp32", "bf16"), "onnx": ("fp32", "int8"), "torch": ("fp32", "bf16")}
+"""Of each backend on a processor."""
+MODULES = {"openvino": "openvino", "onnx": "onnxruntime", "torch": "torch"}
+"""Of each backend: OpenVINO is not built for every platform."""
 ROUNDING = {"fp32": CLOSE, "bf16": 0.02}
 """How far two ways may be from each other in any number of a unit vector, and from unit length."""
 
@@ -78,10 +86,8 @@ def open_backend(model: Model, backend: str, precision: str) -> Backend:
     Raises:
         EmbedderError: The model cannot be run so.
     """
-    ways = candidates(backend, precision)
-    if not ways:
-        raise EmbedderError(f'embedder.precision: {backend} has no {precision} here; set backend = "auto"')
-    chosen = choose(model, ways)
+    check_ways(backend, precision)
+    chosen = choose(model, candidates(backend, precision))
     at_once = batches_at_once(chosen)
     tokens = CORE_TOKENS if at_once > 1 else BATCH_TOKENS[chosen.device]
     return Backend(str(chosen), tokens, _opened(model, chosen), at_once)
@@ -94,14 +100,51 @@ def batches_at_once(way: Candidate) -> int:
 
 def candidates(backend: str, precision: str) -> list[Candidate]:
     """The ways in which this machine can run a model, those that are usually faster first."""
-    found = [Candidate("torch", precision, "cuda")] if _has_gpu() and precision != "int8" else []
-    if precision != "int8" and find_spec("openvino"):  # not built for every platform
-        found.append(Candidate("openvino", precision))
-    if precision != "bf16":  # onnxruntime has no bf16 on processors
-        found.append(Candidate("onnx", precision))
-    if precision != "int8":
-        found.append(Candidate("torch", precision))
-    return [one for one in found if backend in {"auto", one.backend}]
+    found = [
+        Candidate(name, precision)
+        for name, precisions in PRECISIONS.items()
+        if precision in precisions and backend in {"auto", name} and find_spec(MODULES[name])
+    ]
+    if precision == "bf16" and len(found) > 1 and not computes_bf16():
+        found = [one for one in found if one.backend != "torch"]  # it would emulate it, a hundred times as slow
+    on_gpu = backend in {"auto", "torch"} and precision in PRECISIONS["torch"] and _has_gpu()
+    return [Candidate("torch", precision, "cuda"), *found] if on_gpu else found
+
+
+def check_ways(backend: str, precision: str) -> None:
+    """Refuse a precision that a backend has not.
+
+    Raises:
+        EmbedderError: Says what to do.
+    """
+    if not candidates(backend, precision):
+        raise EmbedderError(
+            f"embedder.backend: {backend} has no {precision} here, which embedder.precision or the live index asks for;"
+            ' set backend = "auto", or another precision, which embeds every document again'
+        )
+
+
+def fastest_precision(model: Model, backend: str) -> str:
+    """What a new index is best made with on this machine: measured once, and kept.
+
+    Returns:
+        "bf16" where the machine computes with it, and embeds a quarter more texts in a second; else "fp32".
+
+    Raises:
+        EmbedderError: No backend works.
+    """
+    rough = candidates(backend, "bf16")
+    if not rough or not (computes_bf16() or _has_gpu()):
+        return "fp32"
+    return choose(model, [*rough, *candidates(backend, "fp32")]).precision
+
+
+def computes_bf16() -> bool:
+    """Whether the processor has instructions for it."""
+    try:
+        return not BF16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return False
 
 
 def choose(model: Model, ways: Sequence[Candidate]) -> Candidate:
@@ -112,13 +155,18 @@ def choose(model: Model, ways: Sequence[Candidate]) -> Candidate:
     """
     if len(ways) == 1:
         return ways[0]
-    file = CACHE / f"{model.weights[:32]}-{_machine()}-{ways[0].precision}.json"
-    rates = _read_rates(file)
+    file = CACHE / f"{model.weights[:32]}-{_machine()}.json"
+    rates = dict(_read_rates(file))
     if not {str(way) for way in ways} <= rates.keys():  # nothing is kept yet, or there is a GPU now
-        rates = dict.fromkeys(map(str, ways), 0.0) | dict(measured_elsewhere(model, ways))
+        rates |= dict.fromkeys(map(str, ways), 0.0) | dict(measured_elsewhere(model, ways))
         CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.write_text(json.dumps(rates), encoding="utf-8")
-    return max(ways, key=lambda way: rates[str(way)] * (TORCH_WORTH if way.backend == "torch" else 1))
+    return max(ways, key=lambda way: rates[str(way)] * _worth(way))
+
+
+def _worth(way: Candidate) -> float:
+    """Of its rate."""
+    return (TORCH_WORTH if way.backend == "torch" else 1) * (BF16_WORTH if way.precision == "bf16" else 1)
 
 
 def measured_elsewhere(model: Model, ways: Sequence[Candidate]) -> Mapping[str, float]:
@@ -153,18 +201,19 @@ def measure(model: Model, ways: Sequence[Candidate]) -> dict[str, float | str]:
     batch = ids, np.ones_like(ids)
     found: dict[str, float | str] = {}
     opened: dict[Candidate, Encode] = {}
-    vectors: dict[str, Vectors] = {}
+    vectors: dict[Candidate, Vectors] = {}
     for way in ways:
         try:
             if way.backend in {"onnx", "openvino"}:
                 onnx_file(model, way.precision if way.backend == "onnx" else "fp32", here=True)
             encode = _opened(model, way)
-            vectors[way.backend] = encode(*batch)
+            vectors[way] = encode(*batch)
             opened[way] = encode
         except Exception as error:  # noqa: BLE001  then it is none
             found[str(way)] = f"{way}: {type(error).__name__}: {error}".splitlines()[0]
     for way in list(opened):
-        if way.backend == "openvino" and not _agree(vectors[way.backend], vectors.get("torch"), way.precision):
+        other = vectors.get(replace(way, backend="torch"))
+        if way.backend == "openvino" and not _agree(vectors[way], other, way.precision):
             found[str(way)] = f"{way}: gives other vectors than torch"
             del opened[way]
     seconds: dict[Candidate, list[float]] = {way: [] for way in opened}
@@ -226,6 +275,8 @@ def _open_openvino(model: Model, way: Candidate) -> Encode:
         vectors = own.request.infer({"input_ids": ids, "attention_mask": mask})[0]
         return _of_length_one(np.array(vectors, dtype=np.float32), way.precision)
 
+    # By one thread: of two that meet in its first access to arrays, each can wait for what the other holds, for ever.
+    encode(np.ones((1, 1), dtype=np.int64), np.ones((1, 1), dtype=np.int64))
     return encode
 
 

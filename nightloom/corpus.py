@@ -373,8 +373,11 @@ class EmbedderSettings(Section):
         title="Backend",
         description="What runs the model; auto measures once what is fastest on a machine, openai is an endpoint.",
     )
-    precision: Literal["fp32", "bf16", "int8"] = Field(
-        "fp32", title="Precision", description="Of the model's numbers; vectors of two precisions do not go together."
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto",
+        title="Precision",
+        description="Of the model's numbers. auto keeps that of the live index; a new one gets bf16 where the machine"
+        " that begins it computes with it, else fp32. Another precision embeds every document again.",
     )
     batch_tokens: int | None = Field(
         None,

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nightloom.backends import Backend, open_backend
+from nightloom.backends import Backend, check_ways, fastest_precision, open_backend
 from nightloom.corpus import EmbedderSettings
 from nightloom.engines import Work, batches
 from nightloom.models import Model, contents_of, find_model, pad_token, read_limit
@@ -31,9 +31,12 @@ class LocalModel:
         """Find the model and read its limits.
 
         Raises:
-            EmbedderError: Unknown model, no network for it, or weights that are not safetensors.
+            EmbedderError: Unknown model, no network for it, weights that are not safetensors, or a backend that has
+                not the precision.
         """
         self.settings = settings
+        if settings.precision != "auto":
+            check_ways(settings.backend, settings.precision)
         self.folder = find_model(settings.model, settings.revision)
         self.max_tokens = read_limit(self.folder)
         self.work = Work()
@@ -50,7 +53,23 @@ class LocalModel:
     @property
     def traits(self) -> Mapping[str, object]:
         """Its precision, where it is not as the model was published."""
-        return {} if self.settings.precision == "fp32" else {"precision": self.settings.precision}
+        return {} if self.precision == "fp32" else {"precision": self.precision}
+
+    @cached_property
+    def precision(self) -> str:
+        """As the corpus file says; where it leaves that open and nothing is to be followed, what is fastest here."""
+        given = self.settings.precision
+        return fastest_precision(self.model, self.settings.backend) if given == "auto" else given
+
+    def follow(self, precision: str) -> None:
+        """Give vectors of a precision, where the corpus file leaves it open.
+
+        Raises:
+            EmbedderError: The backend that the corpus file names has no such precision.
+        """
+        if self.settings.precision == "auto":
+            check_ways(self.settings.backend, precision)
+            self.precision = precision
 
     @cached_property
     def model(self) -> Model:
@@ -72,7 +91,7 @@ class LocalModel:
     @cached_property
     def backend(self) -> Backend:
         """What runs the model, opened at first use; a process opens it once."""
-        return open_backend(self.model, self.settings.backend, self.settings.precision)
+        return open_backend(self.model, self.settings.backend, self.precision)
 
     @cached_property
     def _encoders(self) -> ThreadPoolExecutor:

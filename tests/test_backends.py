@@ -6,12 +6,23 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nightloom import backends, onnx_model
-from nightloom.backends import Backend, Candidate, Encode, candidates, choose, measure, open_backend, working
+from nightloom.backends import (
+    Backend,
+    Candidate,
+    Encode,
+    candidates,
+    choose,
+    fastest_precision,
+    measure,
+    open_backend,
+    working,
+)
 from nightloom.corpus import EmbedderSettings
 from nightloom.embedding import Embedder
 from nightloom.engines import batches
@@ -24,10 +35,11 @@ from tests.nights import MODEL
 TEXTS = [f"{'The tide follows the moon, twice a day. ' * (1 + at % 5)} Note {at}." for at in range(23)]
 ONNX, TORCH = Candidate("onnx", "fp32"), Candidate("torch", "fp32")
 OPENVINO = Candidate("openvino", "fp32")
+OPENVINO_BF16, TORCH_BF16 = Candidate("openvino", "bf16"), Candidate("torch", "bf16")
 
 
 def settings(**keys: str | int) -> EmbedderSettings:
-    return EmbedderSettings.model_validate({"model": MODEL, **keys})
+    return EmbedderSettings.model_validate({"model": MODEL, "precision": "fp32", **keys})
 
 
 def opened(**keys: str | int) -> Embedder:
@@ -88,6 +100,22 @@ async def test_every_core_has_batches_of_its_own(way: Candidate, model: Model, m
     np.testing.assert_allclose(vectors, alone, atol=1e-5)
 
 
+def test_openvino_has_embedded_before_it_is_given_away(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads whose first embedding is the first of the process wait for each other for ever, once in a while."""
+    import openvino  # noqa: PLC0415  seconds
+
+    by: list[str] = []
+    infer = openvino.InferRequest.infer
+
+    def spied(*arguments: Any, **more: Any) -> Any:
+        by.append(threading.current_thread().name)
+        return infer(*arguments, **more)
+
+    monkeypatch.setattr(openvino.InferRequest, "infer", spied)
+    backends._opened(model, OPENVINO)
+    assert by == [threading.current_thread().name]
+
+
 def test_openvino_calls_nobody() -> None:
     """Where this package is installed, importing OpenVINO sends word of it; here it is installed, as OpenVINO asks."""
     code = """
@@ -118,8 +146,10 @@ async def test_a_lower_precision_gives_almost_the_same_vectors_and_another_ident
 
 
 def test_torch_has_no_int8(model: Model) -> None:
-    with pytest.raises(EmbedderError, match=r'embedder\.precision: torch has no int8 here; set backend = "auto"'):
+    with pytest.raises(EmbedderError, match=r'embedder\.backend: torch has no int8 here.* set backend = "auto"'):
         open_backend(model, "torch", "int8")
+    with pytest.raises(EmbedderError, match=r"embedder\.backend: torch has no int8 here"):
+        opened(backend="torch", precision="int8")
 
 
 # --- the choice
@@ -128,12 +158,45 @@ def test_torch_has_no_int8(model: Model) -> None:
 def test_a_machine_has_ways_for_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert candidates("auto", "fp32") == [OPENVINO, ONNX, TORCH]
     assert candidates("auto", "int8") == [Candidate("onnx", "int8")]
-    assert candidates("auto", "bf16") == [Candidate("openvino", "bf16"), Candidate("torch", "bf16")]
+    assert candidates("onnx", "fp32") == [ONNX]
+    monkeypatch.setattr(backends, "computes_bf16", lambda: True)
+    assert candidates("auto", "bf16") == [OPENVINO_BF16, TORCH_BF16]
+    monkeypatch.setattr(backends, "computes_bf16", lambda: False)
+    assert candidates("auto", "bf16") == [OPENVINO_BF16], "torch would emulate it"
+    assert candidates("torch", "bf16") == [TORCH_BF16]
     monkeypatch.setattr(backends, "_has_gpu", lambda: True)
     assert candidates("auto", "fp32") == [Candidate("torch", "fp32", "cuda"), OPENVINO, ONNX, TORCH]
     assert candidates("onnx", "fp32") == [ONNX]
-    monkeypatch.setattr(backends, "find_spec", lambda _name: None)
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "openvino" else name)
     assert candidates("openvino", "fp32") == []
+
+
+@pytest.mark.parametrize(
+    ("computes", "bf16_rate", "backend", "precision"),
+    [
+        (True, 200.0, "auto", "bf16"),
+        (True, 101.0, "auto", "fp32"),
+        (False, 200.0, "auto", "fp32"),
+        (True, 200.0, "onnx", "fp32"),
+    ],
+)
+def test_a_new_index_gets_the_precision_that_its_machine_computes_fastest_with(
+    cache: Path,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    computes: bool,
+    bf16_rate: float,
+    backend: str,
+    precision: str,
+) -> None:
+    rates = {str(OPENVINO_BF16): bf16_rate, str(TORCH_BF16): 90.0, str(OPENVINO): 100.0, str(ONNX): 95.0}
+    monkeypatch.setattr(backends, "computes_bf16", lambda: computes)
+    monkeypatch.setattr(backends, "measured_elsewhere", lambda *_arguments: rates)
+    assert fastest_precision(model, backend) == precision
+    assert bool(list(cache.glob("*.json"))) == (computes and backend == "auto"), "measured only where there is a choice"
+    if precision == "bf16":
+        monkeypatch.setattr(backends, "measured_elsewhere", None)
+        assert choose(model, candidates("auto", "bf16")) == OPENVINO_BF16, "what was measured then is known now"
 
 
 def test_openvino_that_gives_other_vectors_is_not_chosen(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

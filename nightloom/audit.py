@@ -72,6 +72,27 @@ def read_heads(connection: Connection, collection: str) -> dict[str, Head]:
     return {row["document_id"]: head_of(row) for batch in batches for row in batch}
 
 
+def count_expected(connection: Connection, collection: str, expected: Mapping[str, str]) -> int | None:
+    """Rows of the documents that a generation shall hold, as their heads count them; none of these stays in memory.
+
+    Args:
+        connection: To Milvus.
+        collection: Physical name.
+        expected: Version by document id.
+
+    Returns:
+        None where its heads are not exactly those of the expected documents in their versions.
+    """
+    rows, seen = 0, set[int]()
+    for batch in connection.scan(collection, HEADS, ("document_id", "version", "total")):
+        for row in batch:
+            if expected.get(row["document_id"]) != row["version"]:
+                return None
+            seen.add(hash(row["document_id"]))
+            rows += row["total"]
+    return rows if len(seen) == len(expected) else None
+
+
 def audit(connection: Connection, collection: str) -> Audit:
     """Look at every row of a generation, and at the physical duplicates that only count(*) shows.
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, named, read_heads
+from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, count_expected, named, read_heads
 from nightloom.columns import Columns, in_requests, select, wanted
 from nightloom.corpus import IndexSettings
 from nightloom.errors import IndexInconsistent, IndexTaken
@@ -160,21 +160,21 @@ class Contents:
         Raises:
             IndexInconsistent: Names the documents.
         """
-        rows, heads = await self.read(collection)
-        versions = versions_of(heads)
-        total = rows_of(heads.values())
-        counted = versions == dict(expected) and rows == total
-        if counted and not every_row:
+        rows = await self.connection.count(collection)
+        total = await self.connection.call(lambda: count_expected(self.connection, collection, expected))
+        if rows == total and not every_row:
             return rows
         found = await self.audit(collection)
-        if counted and not found.findings:
+        if rows == total and not found.findings:
             return rows
+        _, heads = await self.read(collection)
+        versions = versions_of(heads)
         other = sorted(key for key in {*versions, *expected} if versions.get(key) != expected.get(key))
         names = [heads[key].uri if key in heads else key for key in other if key not in found.damaged]
         says = [named(found.findings)] if found.findings else []
         says += [f"not of tonight's version: {', '.join(names[:NAMED_DOCUMENTS])}"] if names else []
         raise IndexInconsistent(
-            f"{collection} holds {rows} rows where its heads count {total}; wrong documents:"
+            f"{collection} holds {rows} rows where its heads count {rows_of(heads.values())}; wrong documents:"
             f" {'; '.join(says) or 'none that a scan can name'}; run again to mend them"
         )
 

@@ -102,7 +102,7 @@ def test_every_image_is_pinned(stack: dict[str, Any]) -> None:
 
 def test_versions_are_the_same_everywhere(stack: dict[str, Any]) -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    (prefect,) = re.findall(r"^prefect==(\S+)$", lock, re.MULTILINE)
+    (prefect,) = re.findall(r"^prefect==(\S+)", lock, re.MULTILINE)
     assert stack["services"]["prefect"]["image"] == f"prefecthq/prefect:{prefect}-python3.11"
     for name in ("server", "worker"):
         values = yaml.safe_load((KUBERNETES / f"prefect-{name}.values.yaml").read_text(encoding="utf-8"))

@@ -28,6 +28,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 PASSWORDS = new_passwords()
 SECRETS = re.compile(r"^\s*(\w*(?:PASSWORD|SECRET_ACCESS_KEY|AUTH_STRING|TOKEN))[:=]\s*(\S.*)$", re.MULTILINE)
 PINNED = re.compile(r"\d")
+VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 
 def run(*command: str | Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -54,10 +55,27 @@ def compose(variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def stack() -> dict[str, Any]:
+    """The compose file with the variables put in, where no Docker Compose is needed for it."""
+
+    def value(found: re.Match[str]) -> str:
+        name, kind, words = found.groups()
+        return PASSWORDS.get(name) or (words if kind == "-" else "")
+
+    read: dict[str, Any] = yaml.safe_load(VARIABLE.sub(value, COMPOSE_FILE.read_text(encoding="utf-8")))
+    return read
+
+
+def test_docker_compose_reads_the_same_out_of_it(stack: dict[str, Any]) -> None:
     done = compose(PASSWORDS)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    real = json.loads(done.stdout)
+    assert real["services"].keys() == stack["services"].keys()
+    for name, service in real["services"].items():
+        ours = stack["services"][name]
+        assert service["image"] == ours["image"]
+        assert service.get("environment") == ours.get("environment")
+        ports = [f"{port['host_ip']}:{port['published']}:{port['target']}" for port in service.get("ports", ())]
+        assert ports == ours.get("ports", [])
 
 
 @pytest.mark.parametrize(
@@ -71,6 +89,16 @@ def stack() -> dict[str, Any]:
 def test_a_file_is_as_its_own_schema_says(schema: str, file: Path) -> None:
     done = run(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", file)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_variable_has_a_default_or_a_message_that_says_what_to_set() -> None:
+    found = VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8"))
+    asked = {name: words for name, kind, words in found if kind == "?"}
+    assert asked.keys() == PASSWORDS.keys()
+    assert not [name for name, words in asked.items() if not words.startswith(f"set {name}")]
+    with_default = {name for name, kind, _ in found if kind == "-"}
+    assert not [name for name, kind, _ in found if not kind and name not in asked.keys() | with_default]
+    assert not with_default & asked.keys(), "a password with a default is everybody's"
 
 
 @pytest.mark.parametrize("missing", PASSWORDS)
@@ -124,8 +152,9 @@ def test_every_service_has_limits_and_a_health_check_and_keeps_to_itself(stack: 
         assert "no-new-privileges:true" in service["security_opt"], name
         assert not service.get("privileged"), name
         for port in service.get("ports", ()):
-            assert port["host_ip"] == "127.0.0.1", name
-            assert port["target"] != 9091, "metrics are for nobody outside"
+            host, _, target = port.split(":")
+            assert host == "127.0.0.1", name
+            assert target != "9091", "metrics are for nobody outside"
     assert stack["networks"]["storage"]["internal"]
     assert stack["networks"]["database"]["internal"]
     assert stack["services"]["worker"]["read_only"]
@@ -186,6 +215,21 @@ def test_kubernetes_takes_it(what: str, tmp_path: Path) -> None:
     done = run(tool("kubernetes-validate"), "--strict", file)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
+
+
+def test_milvus_in_a_cluster_has_passwords_of_its_own_from_the_first_start() -> None:
+    """The operator fills in what everybody knows: root:Milvus, and minioadmin for the object store."""
+    milvus, _ = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
+    (root,) = milvus["spec"]["components"]["env"]
+    assert root["name"] == "COMMON_SECURITY_DEFAULTROOTPASSWORD"
+    assert root["valueFrom"] == {"secretKeyRef": {"name": "milvus", "key": "root-password"}}
+    storage = milvus["spec"]["dependencies"]["storage"]
+    assert storage["secretRef"] == storage["inCluster"]["values"]["existingSecret"] == "milvus"
+    assert milvus["spec"]["config"]["common"]["security"]["authorizationEnabled"] is True
+    (told,) = re.findall(
+        r"create secret generic milvus \\\n(.*)", (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    )
+    assert set(re.findall(r"--from-literal=([\w-]+)=", told)) == {"root-password", "accesskey", "secretkey"}
 
 
 def test_a_job_runs_without_rights_and_takes_its_passwords_from_a_secret() -> None:

@@ -1,5 +1,5 @@
-# The same words on every machine, CI's included. Needs Python 3.11 or later, and make.
-PYTHON ?= python3.11
+# The same words on every machine, CI's included. Needs make, and Python 3.11, 3.12 or 3.13: the first that runs.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell $(name) -c 'print("$(name)")' 2>&-)) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 

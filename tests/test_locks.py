@@ -1,6 +1,7 @@
 """The lock files: each names everything, by version and hash, for every platform and Python that this runs on."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -106,6 +107,24 @@ def commands() -> list[str]:
     image = (ROOT / "deployments" / "Dockerfile").read_text(encoding="utf-8")
     lines = f"{dry}\n{image}".replace("\\\n", " ").splitlines()
     return [line for line in lines if "pip install" in line]
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"), [(["python3.11", "python3.13"], "python3.11"), (["python3.12"], "python3.12"), ([], "python3")]
+)
+def test_the_first_python_that_runs_is_taken(tmp_path: Path, there: list[str], taken: str) -> None:
+    (tmp_path / "python3.11").write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")  # one that says it is there
+    (tmp_path / "python3.11").chmod(0o755)
+    for name in there:
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(sys.executable)
+    make = shutil.which("make") or "make"
+    environ = {"PATH": str(tmp_path)}
+    done = subprocess.run(
+        [make, "--dry-run", "--always-make", ".venv/installed"],
+        cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"{taken} -m venv")
 
 
 def test_nothing_but_torch_is_installed_without_its_hash() -> None:

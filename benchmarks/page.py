@@ -28,6 +28,7 @@ VERSIONS = (
     "sentence-transformers",
     "torch",
     "onnxruntime",
+    "openvino",
     "tokenizers",
     "langchain-core",
     "langchain-milvus",

@@ -5,7 +5,7 @@
 - tutorial: LlamaIndex's `VectorStoreIndex.from_documents(use_async=True)`, as in Milvus's tutorial
 - IngestionPipeline: LlamaIndex's `arun` with a docstore that knows duplicates
 - LangChain: its indexing API with a record manager, over langchain-milvus
-- Nightloom: the whole flow, in two precisions; it reads, splits, verifies and promotes as well
+- Nightloom: the whole flow, in three precisions; it reads, splits, verifies and promotes as well
 - bare: only the embedder of Nightloom, on the texts of the same nodes, in the process of the flow
 
 Each in a process of its own, with the model open before the clock starts; first builds in turns, over the first
@@ -244,6 +244,12 @@ class Nightloom:
         return self.scores.get(METRIC, 0.0)
 
 
+class NightloomBf16(Nightloom):
+    """The same with half as many bits for each number."""
+
+    precision = "bf16"
+
+
 class NightloomInt8(Nightloom):
     """The same with weights of a byte."""
 
@@ -255,9 +261,10 @@ WAYS: dict[str, Callable[[str], Way]] = {
     "IngestionPipeline": Ingestion,
     "LangChain": LangChain,
     "Nightloom fp32": Nightloom,
+    "Nightloom bf16": NightloomBf16,
     "Nightloom int8": NightloomInt8,
 }
-OURS = {"Nightloom fp32": "fp32", "Nightloom int8": "int8"}
+OURS = {"Nightloom fp32": "fp32", "Nightloom bf16": "bf16", "Nightloom int8": "int8"}
 PEERS = ("tutorial", "IngestionPipeline", "LangChain")
 
 opened: dict[str, Way] = {}

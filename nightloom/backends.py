@@ -1,21 +1,24 @@
-"""What runs a model on this machine: batches of tokens to vectors, by onnxruntime or torch, on a processor or a GPU."""
+"""What runs a model on this machine: batches of tokens to vectors, by onnxruntime, OpenVINO or torch."""
 
 import json
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from nightloom.errors import EmbedderError
 from nightloom.models import Model
-from nightloom.onnx_model import CACHE, onnx_file, run_elsewhere
+from nightloom.onnx_model import CACHE, CLOSE, onnx_file, run_elsewhere
 from nightloom.vectors import Tokens, Vectors
 
 Encode = Callable[[Tokens, Tokens], Vectors]
@@ -23,11 +26,23 @@ Encode = Callable[[Tokens, Tokens], Vectors]
 
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
 """Of a batch, padding included: what the caches of a processor hold, and what keeps a GPU busy."""
+CORE_TOKENS = 1_024
+"""Of a batch that one core embeds alone, while the others have batches of their own."""
+MOST_AT_ONCE = 16
+"""Batches: each takes memory of its own."""
 TRIAL_TEXTS, TRIAL_TOKENS, TRIAL_RUNS = 8, 128, 3
 TORCH_WORTH = 0.8
 """Of its rate: it takes ten seconds and most of a gigabyte to import, in every process."""
-NORM_TOLERANCE = 0.02
-"""How far bf16 leaves the norm of a vector from 1."""
+BF16_WORTH = 0.8
+"""Of its rate: what is not much faster is not worth another precision than the model was published in."""
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""As Linux calls the instructions of x86 and ARM."""
+PRECISIONS = {"openvino": ("fp32", "bf16"), "onnx": ("fp32", "int8"), "torch": ("fp32", "bf16")}
+"""Of each backend on a processor."""
+MODULES = {"openvino": "openvino", "onnx": "onnxruntime", "torch": "torch"}
+"""Of each backend: OpenVINO is not built for every platform."""
+ROUNDING = {"fp32": CLOSE, "bf16": 0.02}
+"""How far two ways may be from each other in any number of a unit vector, and from unit length."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +52,13 @@ class Backend:
     Attributes:
         name: For people: "onnx fp32 on cpu".
         batch_tokens: What suits the device, padding included.
+        at_once: Batches that it embeds at the same time, each by a thread that calls `encode`.
     """
 
     name: str
     batch_tokens: int
     encode: Encode
+    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,43 +80,93 @@ def open_backend(model: Model, backend: str, precision: str) -> Backend:
 
     Args:
         model: It.
-        backend: "auto", "torch" or "onnx".
+        backend: "auto", "torch", "onnx" or "openvino".
         precision: "fp32", "bf16" or "int8".
 
     Raises:
         EmbedderError: The model cannot be run so.
     """
+    check_ways(backend, precision)
     chosen = choose(model, candidates(backend, precision))
-    return Backend(str(chosen), BATCH_TOKENS[chosen.device], _opened(model, chosen))
+    at_once = batches_at_once(chosen)
+    tokens = CORE_TOKENS if at_once > 1 else BATCH_TOKENS[chosen.device]
+    return Backend(str(chosen), tokens, _opened(model, chosen), at_once)
+
+
+def batches_at_once(way: Candidate) -> int:
+    """A batch for each core needs no core to wait for another within a batch; torch has one pool for all."""
+    return 1 if way.backend == "torch" else min(cores(), MOST_AT_ONCE)
 
 
 def candidates(backend: str, precision: str) -> list[Candidate]:
     """The ways in which this machine can run a model, those that are usually faster first."""
-    found = [Candidate("torch", precision, "cuda")] if _has_gpu() and precision != "int8" else []
-    if precision != "bf16":  # onnxruntime has no bf16 on processors
-        found.append(Candidate("onnx", precision))
-    if precision != "int8":
-        found.append(Candidate("torch", precision))
-    return [one for one in found if backend in {"auto", one.backend}]
+    found = [
+        Candidate(name, precision)
+        for name, precisions in PRECISIONS.items()
+        if precision in precisions and backend in {"auto", name} and find_spec(MODULES[name])
+    ]
+    if precision == "bf16" and len(found) > 1 and not computes_bf16():
+        found = [one for one in found if one.backend != "torch"]  # it would emulate it, a hundred times as slow
+    on_gpu = backend in {"auto", "torch"} and precision in PRECISIONS["torch"] and _has_gpu()
+    return [Candidate("torch", precision, "cuda"), *found] if on_gpu else found
+
+
+def check_ways(backend: str, precision: str) -> None:
+    """Refuse a precision that a backend has not.
+
+    Raises:
+        EmbedderError: Says what to do.
+    """
+    if not candidates(backend, precision):
+        raise EmbedderError(
+            f"embedder.backend: {backend} has no {precision} here, which embedder.precision or the live index asks for;"
+            ' set backend = "auto", or another precision, which embeds every document again'
+        )
+
+
+def fastest_precision(model: Model, backend: str) -> str:
+    """What a new index is best made with on this machine: measured once, and kept.
+
+    Returns:
+        "bf16" where the machine computes with it, and embeds a quarter more texts in a second; else "fp32".
+
+    Raises:
+        EmbedderError: No backend works.
+    """
+    rough = candidates(backend, "bf16")
+    if not rough or not (computes_bf16() or _has_gpu()):
+        return "fp32"
+    return choose(model, [*rough, *candidates(backend, "fp32")]).precision
+
+
+def computes_bf16() -> bool:
+    """Whether the processor has instructions for it."""
+    try:
+        return not BF16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return False
 
 
 def choose(model: Model, ways: Sequence[Candidate]) -> Candidate:
     """The fastest of some ways; measured once on a machine, and kept.
 
     Raises:
-        EmbedderError: There is none, or none of them works.
+        EmbedderError: None of them works.
     """
-    if not ways:
-        raise EmbedderError('embedder.precision: torch has no int8 here; set backend = "onnx" or "auto"')
     if len(ways) == 1:
         return ways[0]
-    file = CACHE / f"{model.weights[:32]}-{_machine()}-{ways[0].precision}.json"
-    rates = _read_rates(file)
+    file = CACHE / f"{model.weights[:32]}-{_machine()}.json"
+    rates = dict(_read_rates(file))
     if not {str(way) for way in ways} <= rates.keys():  # nothing is kept yet, or there is a GPU now
-        rates = dict.fromkeys(map(str, ways), 0.0) | dict(measured_elsewhere(model, ways))
+        rates |= dict.fromkeys(map(str, ways), 0.0) | dict(measured_elsewhere(model, ways))
         CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.write_text(json.dumps(rates), encoding="utf-8")
-    return max(ways, key=lambda way: rates[str(way)] * (1 if way.backend == "onnx" else TORCH_WORTH))
+    return max(ways, key=lambda way: rates[str(way)] * _worth(way))
+
+
+def _worth(way: Candidate) -> float:
+    """Of its rate."""
+    return (TORCH_WORTH if way.backend == "torch" else 1) * (BF16_WORTH if way.precision == "bf16" else 1)
 
 
 def measured_elsewhere(model: Model, ways: Sequence[Candidate]) -> Mapping[str, float]:
@@ -133,23 +200,35 @@ def measure(model: Model, ways: Sequence[Candidate]) -> dict[str, float | str]:
     ids = np.random.default_rng(0).integers(5, 100, size=(TRIAL_TEXTS, TRIAL_TOKENS))
     batch = ids, np.ones_like(ids)
     found: dict[str, float | str] = {}
-    opened: dict[str, Encode] = {}
+    opened: dict[Candidate, Encode] = {}
+    vectors: dict[Candidate, Vectors] = {}
     for way in ways:
         try:
-            if way.backend == "onnx":
-                onnx_file(model, way.precision, here=True)
-            opened[str(way)] = _opened(model, way)
-            opened[str(way)](*batch)
+            if way.backend in {"onnx", "openvino"}:
+                onnx_file(model, way.precision if way.backend == "onnx" else "fp32", here=True)
+            encode = _opened(model, way)
+            vectors[way] = encode(*batch)
+            opened[way] = encode
         except Exception as error:  # noqa: BLE001  then it is none
-            opened.pop(str(way), None)
             found[str(way)] = f"{way}: {type(error).__name__}: {error}".splitlines()[0]
-    seconds: dict[str, list[float]] = {name: [] for name in opened}
+    for way in list(opened):
+        other = vectors.get(replace(way, backend="torch"))
+        if way.backend == "openvino" and not _agree(vectors[way], other, way.precision):
+            found[str(way)] = f"{way}: gives other vectors than torch"
+            del opened[way]
+    seconds: dict[Candidate, list[float]] = {way: [] for way in opened}
     for _ in range(TRIAL_RUNS):
-        for name, encode in opened.items():
-            started = time.perf_counter()
-            encode(*batch)
-            seconds[name].append(time.perf_counter() - started)
-    return found | {name: TRIAL_TEXTS / min(some) for name, some in seconds.items()}
+        for way, encode in opened.items():
+            with ThreadPoolExecutor(batches_at_once(way)) as pool:
+                started = time.perf_counter()
+                list(pool.map(lambda _: encode(*batch), range(batches_at_once(way))))  # noqa: B023  awaited here
+                seconds[way].append((time.perf_counter() - started) / batches_at_once(way))
+    return found | {str(way): TRIAL_TEXTS / min(some) for way, some in seconds.items()}
+
+
+def _agree(vectors: Vectors, others: Vectors | None, precision: str) -> bool:
+    """Whether vectors are the same but for rounding, where there are others to compare them with."""
+    return others is None or bool(np.allclose(vectors, others, atol=ROUNDING[precision]))
 
 
 def cores() -> int:
@@ -158,14 +237,14 @@ def cores() -> int:
 
 
 def _opened(model: Model, way: Candidate) -> Encode:
-    return _open_onnx(model, way) if way.backend == "onnx" else _open_torch(model, way)
+    return OPEN[way.backend](model, way)
 
 
 def _open_onnx(model: Model, way: Candidate) -> Encode:
     import onnxruntime  # noqa: PLC0415  a night without work needs none
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
+    options.intra_op_num_threads = cores() // batches_at_once(way)
     options.log_severity_level = 3
     file = onnx_file(model, way.precision)
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -174,6 +253,30 @@ def _open_onnx(model: Model, way: Candidate) -> Encode:
         (vectors,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
         return np.asarray(vectors, dtype=np.float32)
 
+    return encode
+
+
+def _open_openvino(model: Model, way: Candidate) -> Encode:
+    # Importing OpenVINO tells its makers so by this package, unless it cannot be imported.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # no module, as import takes it
+    import openvino  # noqa: PLC0415  a night without work needs none
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32" if way.precision == "fp32" else way.precision,
+        "INFERENCE_NUM_THREADS": cores(),
+        "NUM_STREAMS": batches_at_once(way),
+    }
+    compiled = openvino.Core().compile_model(str(onnx_file(model, "fp32")), "CPU", settings)
+    own = threading.local()
+
+    def encode(ids: Tokens, mask: Tokens) -> Vectors:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        vectors = own.request.infer({"input_ids": ids, "attention_mask": mask})[0]
+        return _of_length_one(np.array(vectors, dtype=np.float32), way.precision)
+
+    # By one thread: of two that meet in its first access to arrays, each can wait for what the other holds, for ever.
+    encode(np.ones((1, 1), dtype=np.int64), np.ones((1, 1), dtype=np.int64))
     return encode
 
 
@@ -198,12 +301,19 @@ def _open_torch(model: Model, way: Candidate) -> Encode:
         tensors = {name: torch.from_numpy(values).to(way.device) for name, values in batch.items()}
         with torch.inference_mode():
             found = transformer(tensors)["sentence_embedding"]
-        vectors: Vectors = found.float().cpu().numpy()
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        almost = way.precision == "bf16" and bool((np.abs(norms - 1) < NORM_TOLERANCE).all())
-        return vectors / norms if almost else vectors
+        return _of_length_one(found.float().cpu().numpy(), way.precision)
 
     return encode
+
+
+OPEN = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}
+
+
+def _of_length_one(vectors: Vectors, precision: str) -> Vectors:
+    """Vectors of a model that gives unit length, which bf16 leaves almost so; others as they are."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    almost = precision == "bf16" and bool((np.abs(norms - 1) < ROUNDING[precision]).all())
+    return vectors / norms if almost else vectors
 
 
 def _has_gpu() -> bool:
@@ -222,7 +332,7 @@ def _machine() -> str:
         kind = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     except OSError:
         kind = platform.processor()
-    libraries = [f"{name}{version(name)}" for name in ("torch", "onnxruntime")]
+    libraries = [f"{name}{version(name)}" for name in ("torch", "onnxruntime", "openvino") if find_spec(name)]
     parts = [kind or platform.machine(), f"{cores()}cores", *libraries]
     return "".join(letter if letter.isalnum() or letter == "." else "_" for letter in "-".join(parts))
 

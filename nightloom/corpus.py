@@ -368,13 +368,16 @@ class EmbedderSettings(Section):
     )
     query_prefix: str = Field("", title="Query prefix", description="Put before every query.")
     text_prefix: str = Field("", title="Text prefix", description="Put before every node's text when it is embedded.")
-    backend: Literal["auto", "torch", "onnx", "openai"] = Field(
+    backend: Literal["auto", "torch", "onnx", "openvino", "openai"] = Field(
         "auto",
         title="Backend",
         description="What runs the model; auto measures once what is fastest on a machine, openai is an endpoint.",
     )
-    precision: Literal["fp32", "bf16", "int8"] = Field(
-        "fp32", title="Precision", description="Of the model's numbers; vectors of two precisions do not go together."
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto",
+        title="Precision",
+        description="Of the model's numbers. auto keeps that of the live index; a new one gets bf16 where the machine"
+        " that begins it computes with it, else fp32. Another precision embeds every document again.",
     )
     batch_tokens: int | None = Field(
         None,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from nightloom.corpus import EmbedderSettings
@@ -40,7 +40,22 @@ class Embedder:
         """What embedding nodes took so far."""
         return self.engine.work
 
-    @cached_property
+    def follow(self, descriptions: Iterable[str]) -> None:
+        """Give vectors that go together with those of an index, where the corpus file leaves the precision open.
+
+        Before anything is made of `identity`: a precision that nobody made an index with is this machine's own choice.
+
+        Args:
+            descriptions: Of the embedders of its generations, the one to follow first.
+
+        Raises:
+            EmbedderError: The backend that the corpus file names has not their precision.
+        """
+        made_with = (kept for one in descriptions if (kept := _settings_of(one)) and kept.model == self.settings.model)
+        if (first := next(made_with, None)) and first.precision != "auto":
+            self.engine.follow(first.precision)
+
+    @property
     def identity(self) -> str:
         """sha256 over the model, the prefix of its texts and the precision: equal means comparable vectors."""
         given = {"text_prefix": self.settings.text_prefix, **self.engine.traits}
@@ -49,7 +64,8 @@ class Embedder:
     @property
     def description(self) -> str:
         """What `other` opens again: identity and settings as JSON; it is kept with a generation."""
-        return json.dumps({"identity": self.identity, "settings": self.settings.model_dump()}, sort_keys=True)
+        settings = self.settings.model_dump() | {"precision": self.engine.precision}
+        return json.dumps({"identity": self.identity, "settings": settings}, sort_keys=True)
 
     def other(self, description: str) -> "Embedder | None":
         """The embedder that a generation was made with; None where its model cannot be had any more, or has changed.
@@ -124,6 +140,14 @@ class Embedder:
                 f"{self.settings.model}: {bad} of {len(queries)} queries have embeddings that are zero or not finite"
             )
         return vectors
+
+
+def _settings_of(description: str) -> EmbedderSettings | None:
+    """What a generation was made with; None where it does not say, or says what is no longer understood."""
+    try:
+        return EmbedderSettings.model_validate(json.loads(description)["settings"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _engine(settings: EmbedderSettings, access: Access) -> Engine:

@@ -74,6 +74,17 @@ class Engine(Protocol):
     def traits(self) -> Mapping[str, object]:
         """What else vectors depend on: JSON; empty where it is as usual."""
 
+    @property
+    def precision(self) -> str:
+        """Of the model's numbers."""
+
+    def follow(self, precision: str) -> None:
+        """Give vectors of a precision, where the corpus file leaves it open.
+
+        Raises:
+            EmbedderError: What runs the model has no such precision.
+        """
+
     def tokens(self, text: str) -> Tokens:
         """The tokens of a text, special ones included: as many as there are, read by the model or not."""
 

@@ -96,6 +96,11 @@ def state_of(generation: Generation) -> str:
     return "held" if generation.held else "half-built"
 
 
+def by_precedence(generations: Iterable[Generation]) -> list[Generation]:
+    """The live one first, then the others, the newest before older ones."""
+    return sorted(generations, key=lambda one: (one.live, one.created), reverse=True)
+
+
 def half_built(generations: Iterable[Generation], fingerprint: str) -> Generation | None:
     """The newest generation that an earlier night began with this fingerprint and did not bring to the readers."""
     begun = [

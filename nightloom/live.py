@@ -195,7 +195,7 @@ async def status(corpus: Corpus, token: SecretStr | None) -> Status:
     async with open_live(corpus, token) as (index, live):
         rows, heads = await index.contents.read(live.name)
     try:
-        matches = fingerprint(corpus, Embedder(corpus.embedder)) == live.fingerprint
+        matches = fingerprint(corpus, _embedder_of(corpus, live)) == live.fingerprint
     except InputError:
         matches = None
     return Status(corpus.name, live.name, len(heads), rows, live.fingerprint, matches, live.created, dict(live.scores))
@@ -209,8 +209,14 @@ def _listed_now(corpus: Corpus) -> set[tuple[str, str]]:
         return set()
 
 
-def _same_embedder(corpus: Corpus, live: Generation, access: Access) -> Embedder:
+def _embedder_of(corpus: Corpus, live: Generation, access: Access = NO_ACCESS) -> Embedder:
     embedder = Embedder(corpus.embedder, access)
+    embedder.follow([live.embedder])
+    return embedder
+
+
+def _same_embedder(corpus: Corpus, live: Generation, access: Access) -> Embedder:
+    embedder = _embedder_of(corpus, live, access)
     if fingerprint(corpus, embedder) != live.fingerprint:
         raise IndexInputError(
             f"{live.name} was made with another model, splitter or metric than the corpus file now says, and its"

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nightloom.backends import Backend, open_backend
+from nightloom.backends import Backend, check_ways, fastest_precision, open_backend
 from nightloom.corpus import EmbedderSettings
 from nightloom.engines import Work, batches
 from nightloom.models import Model, contents_of, find_model, pad_token, read_limit
@@ -31,9 +31,12 @@ class LocalModel:
         """Find the model and read its limits.
 
         Raises:
-            EmbedderError: Unknown model, no network for it, or weights that are not safetensors.
+            EmbedderError: Unknown model, no network for it, weights that are not safetensors, or a backend that has
+                not the precision.
         """
         self.settings = settings
+        if settings.precision != "auto":
+            check_ways(settings.backend, settings.precision)
         self.folder = find_model(settings.model, settings.revision)
         self.max_tokens = read_limit(self.folder)
         self.work = Work()
@@ -50,7 +53,23 @@ class LocalModel:
     @property
     def traits(self) -> Mapping[str, object]:
         """Its precision, where it is not as the model was published."""
-        return {} if self.settings.precision == "fp32" else {"precision": self.settings.precision}
+        return {} if self.precision == "fp32" else {"precision": self.precision}
+
+    @cached_property
+    def precision(self) -> str:
+        """As the corpus file says; where it leaves that open and nothing is to be followed, what is fastest here."""
+        given = self.settings.precision
+        return fastest_precision(self.model, self.settings.backend) if given == "auto" else given
+
+    def follow(self, precision: str) -> None:
+        """Give vectors of a precision, where the corpus file leaves it open.
+
+        Raises:
+            EmbedderError: The backend that the corpus file names has no such precision.
+        """
+        if self.settings.precision == "auto":
+            check_ways(self.settings.backend, precision)
+            self.precision = precision
 
     @cached_property
     def model(self) -> Model:
@@ -72,7 +91,11 @@ class LocalModel:
     @cached_property
     def backend(self) -> Backend:
         """What runs the model, opened at first use; a process opens it once."""
-        return open_backend(self.model, self.settings.backend, self.settings.precision)
+        return open_backend(self.model, self.settings.backend, self.precision)
+
+    @cached_property
+    def _encoders(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.backend.at_once, thread_name_prefix="encoder")
 
     def open_soon(self) -> None:
         """Begin to open the model, while whoever needs it has something else to do."""
@@ -131,11 +154,15 @@ class LocalModel:
         """The vectors of each request; fewer than texts where nobody waits for them any more."""
         tokens = [one for request in requests for one in request.tokens]
         rows: dict[int, Vectors] = {}
-        for batch in batches([len(one) for one in tokens], self.settings.batch_tokens or backend.batch_tokens):
-            if all(request.is_abandoned for request in requests):
-                break
-            vectors = backend.encode(*_padded([tokens[at] for at in batch], self._padding))
-            rows |= dict(zip(batch, vectors, strict=False))  # a wrong count is seen below
+
+        def encode(batch: list[int]) -> None:
+            if not all(request.is_abandoned for request in requests):
+                vectors = backend.encode(*_padded([tokens[at] for at in batch], self._padding))
+                rows.update(zip(batch, vectors, strict=False))  # a wrong count is seen below
+
+        # The longest first: at the end the cores wait for each other for as long as a batch of short ones takes.
+        some = batches([len(one) for one in tokens], self.settings.batch_tokens or backend.batch_tokens)
+        list(self._encoders.map(encode, reversed(list(some))))
         found, start = [], 0
         for request in requests:
             mine = [rows[at] for at in range(start, start + len(request.tokens)) if at in rows]

@@ -39,7 +39,7 @@ from nightloom.gate import (
     worse_than_live,
     wrong_vectors,
 )
-from nightloom.generations import Generation, disposable, half_built
+from nightloom.generations import Generation, by_precedence, disposable, half_built
 from nightloom.golden import GoldenQueries, Reference, load_golden
 from nightloom.history import NightRecord, history_with, read_history
 from nightloom.index import Index, open_index, proof_of
@@ -127,7 +127,7 @@ class Night:
         if index.contents.reranker:
             _ = index.contents.reranker.folder  # found before anything is written
         self.splitter = Splitter(corpus.splitting, self.embedder)
-        self.fingerprint = fingerprint(corpus, self.embedder)
+        self.fingerprint = ""
         self.generations: list[Generation] = []
         self.live: Generation | None = None
         self.live_heads: dict[str, Head] = {}
@@ -154,10 +154,13 @@ class Night:
 
         Raises:
             IndexInputError: The alias, or a collection of its name, is not ours.
+            EmbedderError: The corpus file names a backend that cannot do what the index was made with.
         """
         self.warnings = []
         self.generations = await self.index.generations()
         self.live = next((generation for generation in self.generations if generation.live), None)
+        self.embedder.follow(one.embedder for one in by_precedence(self.generations))
+        self.fingerprint = await asyncio.to_thread(fingerprint, self.corpus, self.embedder)
         if self.live:
             await self._read_live(self.live)
         if self.live is None or self.live.fingerprint != self.fingerprint:

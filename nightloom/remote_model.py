@@ -77,6 +77,14 @@ class RemoteModel:
         return tokenizer_of(self._folder) if self._folder is not None else f"{self._settings.tokenizer_name}\n"
 
     @property
+    def precision(self) -> str:
+        """What runs at the endpoint decides that."""
+        return self._settings.precision
+
+    def follow(self, precision: str) -> None:
+        """Nothing is left open here."""
+
+    @property
     def traits(self) -> Mapping[str, object]:
         """What the model is asked for by, wherever it stands: machines of one pool may ask different addresses."""
         settings = self._settings

@@ -81,7 +81,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def embedder() -> Embedder:
     """The packaged model; its weights are loaded by the first test that embeds."""
-    return Embedder(EmbedderSettings(model=MODEL))
+    return Embedder(EmbedderSettings(model=MODEL, precision="fp32"))
 
 
 @pytest.fixture(scope="session")

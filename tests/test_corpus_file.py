@@ -60,7 +60,7 @@ def test_a_name_and_a_source_are_enough(tmp_path: Path) -> None:
     corpus = load(tmp_path)
     assert corpus.splitting == SplittingSettings(max_tokens=256, overlap_tokens=32)
     assert corpus.embedder.model == "BAAI/bge-base-en-v1.5"
-    assert (corpus.embedder.query_prefix, corpus.embedder.text_prefix, corpus.embedder.precision) == ("", "", "fp32")
+    assert (corpus.embedder.query_prefix, corpus.embedder.text_prefix, corpus.embedder.precision) == ("", "", "auto")
     assert corpus.milvus == MilvusSettings(uri=str(tmp_path / "data" / "nightloom.db"), metric="COSINE")
     assert corpus.evaluation is None
     assert corpus.gate == GateSettings(max_removed=0.2, max_quarantined=0.1)

@@ -31,7 +31,8 @@ FILES: dict[str, bytes | str] = {
 
 
 def made(folder: Path, files: dict[str, bytes | str], text_prefix: str = "") -> Embedder:
-    return Embedder(EmbedderSettings(model=str(write_tree(folder, files)), text_prefix=text_prefix))
+    model = str(write_tree(folder, files))
+    return Embedder(EmbedderSettings(model=model, text_prefix=text_prefix, precision="fp32"))
 
 
 def refusal(model: str, revision: str | None = None) -> str:
@@ -112,7 +113,7 @@ def test_what_is_an_embedding_is_given_back() -> None:
 
 def test_the_identity_is_of_weights_and_text_prefix_only(embedder: Embedder) -> None:
     def identity(**keys: str | int) -> str:
-        return Embedder(EmbedderSettings.model_validate({"model": MODEL, **keys})).identity
+        return Embedder(EmbedderSettings.model_validate({"model": MODEL, "precision": "fp32", **keys})).identity
 
     assert identity() == identity(query_prefix="query: ") == identity(batch_tokens=64) == embedder.identity
     assert identity() == identity(backend="torch")

@@ -310,7 +310,7 @@ async def test_requests_and_tokens_keep_to_their_rates(server: OpenAIServer) -> 
         await embedder.embed_texts(["word " * 48] * 6)  # 50 tokens each, one a request
         seconds = [asked.seconds for asked in server.asked]
         assert len(seconds) == 6
-        assert seconds[5] - seconds[0] >= 0.4
+        assert seconds[5] - seconds[0] >= 0.35, "a tenth of a second each, but for how exactly an event loop wakes"
 
 
 async def test_a_pace_that_is_kept_with_others_is_waited_for(server: OpenAIServer) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 
-from nightloom import operate
+from nightloom import live, local_model, operate
 from nightloom.contents import Contents
 from nightloom.documents import document_id
 from nightloom.embedding import Embedder
-from nightloom.errors import Held, IndexBusy, IndexInconsistent, IndexInputError, IndexTaken, NightFailed
+from nightloom.errors import EmbedderError, Held, IndexBusy, IndexInconsistent, IndexInputError, IndexTaken, NightFailed
 from nightloom.generations import WRITER
 from nightloom.index import Index, open_index
 from nightloom.night import Night
@@ -45,6 +45,42 @@ async def texts_of(home: Home) -> dict[str, str]:
     """The first node's text of every document, by file name."""
     rows = (await home.rows()).values()
     return {row["uri"].removeprefix("texts/"): row["text"] for row in rows if row["position"] == 0}
+
+
+# --- precision
+
+
+@ON_LITE
+async def test_an_index_keeps_the_precision_of_the_machine_that_began_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_model, "fastest_precision", lambda *_: "bf16")
+    first = await night(home)
+    assert "bf16" in first["embedder"]["backend"]
+    monkeypatch.setattr(local_model, "fastest_precision", lambda *_: "fp32")  # a machine that has no bf16
+    assert (await night(home))["outcome"] == "unchanged"
+    home.write(TEXTS | TEA)
+    third = await night(home)
+    assert (third["nodes"]["embedded"], "bf16" in third["embedder"]["backend"]) == (1, True)
+    (best, *_) = await live.ask(home.corpus, None, "How hot is water for green tea?")
+    assert best.uri.endswith("tea.txt")
+    assert (await live.status(home.corpus, None)).matches
+
+    fourth = await night(home, embedder={"precision": "fp32"})
+    assert (fourth["nodes"]["embedded"], fourth["nodes"]["copied"]) == (third["nodes"]["total"], 0)
+
+
+@ON_LITE
+async def test_a_backend_without_the_precision_of_the_index_is_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_model, "fastest_precision", lambda *_: "bf16")
+    await night(home)
+    before = await home.rows()
+    home.write(TEXTS | TEA)
+    with pytest.raises(EmbedderError, match=r"embedder\.backend: onnx has no bf16 here.*or the live index"):
+        await night(home, embedder={"backend": "onnx"})
+    assert await home.rows() == before
 
 
 # --- in place

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import prefect
 import pytest
 import yaml
 from prefect.utilities.templating import apply_values
@@ -130,17 +131,17 @@ def test_every_image_is_pinned(stack: dict[str, Any]) -> None:
 
 def test_versions_are_the_same_everywhere(stack: dict[str, Any]) -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    (prefect,) = re.findall(r"^prefect==(\S+)", lock, re.MULTILINE)
-    assert stack["services"]["prefect"]["image"] == f"prefecthq/prefect:{prefect}-python3.11"
+    (release,) = re.findall(r"^prefect==(\S+)", lock, re.MULTILINE)
+    assert stack["services"]["prefect"]["image"] == f"prefecthq/prefect:{release}-python3.11"
     for name in ("server", "worker"):
         values = yaml.safe_load((KUBERNETES / f"prefect-{name}.values.yaml").read_text(encoding="utf-8"))
         image = values["global"]["prefect"]["image"] if name == "server" else values["worker"]["image"]
-        assert image["prefectTag"].startswith(f"{prefect}-python3.11")
+        assert image["prefectTag"].startswith(f"{release}-python3.11")
     milvus, _ = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
     assert milvus["spec"]["components"]["image"] == stack["services"]["milvus"]["image"]
-    release = re.search(r"v2\.6\.(\d+)$", stack["services"]["milvus"]["image"])
-    assert release, "the figures of Milvus 2.6 are what this was written for"
-    assert int(release[1]) >= 10, "its metrics port answers without a password: CVE-2026-26190"
+    version = re.search(r"v2\.6\.(\d+)$", stack["services"]["milvus"]["image"])
+    assert version, "the figures of Milvus 2.6 are what this was written for"
+    assert int(version[1]) >= 10, "its metrics port answers without a password: CVE-2026-26190"
 
 
 def test_every_service_has_limits_and_a_health_check_and_keeps_to_itself(stack: dict[str, Any]) -> None:
@@ -161,10 +162,10 @@ def test_every_service_has_limits_and_a_health_check_and_keeps_to_itself(stack: 
 
 
 def test_milvus_and_prefect_ask_for_passwords(stack: dict[str, Any]) -> None:
-    milvus, prefect = (stack["services"][name]["environment"] for name in ("milvus", "prefect"))
+    milvus, server = (stack["services"][name]["environment"] for name in ("milvus", "prefect"))
     assert milvus["COMMON_SECURITY_AUTHORIZATIONENABLED"] == "true"
     assert milvus["COMMON_SECURITY_DEFAULTROOTPASSWORD"] == PASSWORDS["MILVUS_ROOT_PASSWORD"]
-    assert prefect["PREFECT_SERVER_API_AUTH_STRING"] == PASSWORDS["PREFECT_AUTH"]
+    assert server["PREFECT_SERVER_API_AUTH_STRING"] == PASSWORDS["PREFECT_AUTH"]
     worker = stack["services"]["worker"]["environment"]
     assert worker["NIGHTLOOM_MILVUS_TOKEN"] == f"nightloom_indexer:{PASSWORDS['MILVUS_INDEXER_PASSWORD']}"
 
@@ -198,6 +199,44 @@ def job() -> dict[str, Any]:
     assert used == set(properties), "variables that nothing uses, or that nobody can give"
     made: dict[str, Any] = apply_values(template["job_configuration"]["job_manifest"], given)
     return made
+
+
+def variables(kind: str) -> list[dict[str, Any]]:
+    """The job variables of every deployment to a pool of a kind."""
+    written = yaml.safe_load((DEPLOYMENTS / "prefect.containers.yaml").read_text(encoding="utf-8"))
+    pools = [entry["work_pool"] for entry in written["deployments"]]
+    found = [pool["job_variables"] for pool in pools if pool["name"] == f"nightloom-{kind}"]
+    assert found
+    return found
+
+
+def test_a_job_is_given_nothing_that_its_pool_does_not_know() -> None:
+    template = json.loads((KUBERNETES / "base-job-template.json").read_text(encoding="utf-8"))
+    known = {"kubernetes": template, "docker": bundled_template("docker")}
+    for kind, one in known.items():
+        for given in variables(kind):
+            assert given.keys() <= one["variables"]["properties"].keys(), kind
+    # An account of another name would have to be made first, or no pod starts.
+    assert not [given for given in variables("kubernetes") if "service_account_name" in given]
+
+
+def bundled_template(kind: str) -> dict[str, Any]:
+    """What Prefect makes a pool of, where the package of its worker is not installed."""
+    data = Path(prefect.__file__).parent / "server" / "api" / "collections_data" / "views"
+    file = data / "aggregate-worker-metadata.json"
+    workers = json.loads(file.read_text(encoding="utf-8"))[f"prefect-{kind}"]
+    template: dict[str, Any] = workers[kind]["default_base_job_configuration"]
+    return template
+
+
+def test_a_container_of_the_docker_pool_finds_prefect_and_milvus(stack: dict[str, Any]) -> None:
+    """The worker would give it the address of the host, where both listen on loopback alone."""
+    for given in variables("docker"):
+        (network,) = given["networks"]
+        for name, address in (("PREFECT_API_URL", "4200/api"), ("NIGHTLOOM_MILVUS__URI", "19530")):
+            service, _, rest = given["env"][name].removeprefix("http://").partition(":")
+            assert rest == address
+            assert network.removeprefix(f"{stack['name']}_") in stack["services"][service]["networks"], name
 
 
 @pytest.mark.parametrize("what", ["job", "network policy"])

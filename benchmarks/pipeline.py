@@ -215,7 +215,7 @@ class LangChain(Peer):
 class Nightloom:
     """The whole flow, a first build each time."""
 
-    precision = "fp32"
+    precision = "auto"
 
     def __init__(self, uri: str) -> None:
         """Prefect's server is there from here on, for as long as the process."""
@@ -244,14 +244,20 @@ class Nightloom:
         return self.scores.get(METRIC, 0.0)
 
 
+class NightloomFp32(Nightloom):
+    """With the numbers of the model as they were published."""
+
+    precision = "fp32"
+
+
 class NightloomBf16(Nightloom):
-    """The same with half as many bits for each number."""
+    """With half as many bits for each number."""
 
     precision = "bf16"
 
 
 class NightloomInt8(Nightloom):
-    """The same with weights of a byte."""
+    """With weights of a byte."""
 
     precision = "int8"
 
@@ -260,7 +266,7 @@ WAYS: dict[str, Callable[[str], Way]] = {
     "tutorial": Tutorial,
     "IngestionPipeline": Ingestion,
     "LangChain": LangChain,
-    "Nightloom fp32": Nightloom,
+    "Nightloom fp32": NightloomFp32,
     "Nightloom bf16": NightloomBf16,
     "Nightloom int8": NightloomInt8,
 }
@@ -289,9 +295,9 @@ def build(name: str, work: Work) -> tuple[float, float]:
     return time.perf_counter() - started, cpu_seconds() - cpu
 
 
-def bare(name: str, work: Work) -> float:
+def bare(precision: str, work: Work) -> float:
     """Seconds that only the embedder takes for the same texts."""
-    embedder = Embedder(EmbedderSettings.model_validate({"model": MODEL, "precision": OURS[name]}))
+    embedder = Embedder(EmbedderSettings.model_validate({"model": MODEL, "precision": precision}))
     texts = [text for _, text in work.nodes]
     tokens = [embedder.tokens(text) for text in texts]
     started = time.perf_counter()
@@ -373,10 +379,10 @@ def clear(uri: str) -> None:
 class Ways:
     """A process for each way, open."""
 
-    def __init__(self, uri: str, stack: ExitStack, first: Work) -> None:
+    def __init__(self, uri: str, stack: ExitStack, first: Work, names: Sequence[str]) -> None:
         """Start them one after the other, each with a small build."""
         self.uri = uri
-        self.processes = {name: stack.enter_context(own_process()) for name in WAYS}
+        self.processes = {name: stack.enter_context(own_process()) for name in names}
         for name, process in self.processes.items():
             process.submit(open_way, name, uri, first).result()
 
@@ -388,7 +394,7 @@ class Ways:
             timings.setdefault(name, Timing()).parts.append(seconds)
             cpu.setdefault(name, Timing()).parts.append(used)
             if name in OURS:
-                alone = process.submit(bare, name, work).result()
+                alone = process.submit(bare, OURS[name], work).result()
                 timings.setdefault(f"{BARE} {OURS[name]}", Timing()).parts.append(alone)
             print(work.name, name, f"{seconds:.1f} s", file=sys.stderr, flush=True)
 
@@ -400,7 +406,8 @@ class Ways:
             self.turn(work, timings, cpu)
         scores = {name: process.submit(ndcg, name, work).result() for name, process in self.processes.items()}
         peaks = {name: process.submit(peak_megabytes).result() for name, process in self.processes.items()}
-        fastest = min(PEERS, key=lambda name: timings[name].median)
+        peers = [name for name in PEERS if name in timings]
+        fastest = min(peers or timings, key=lambda name: timings[name].median)
         lines = []
         for name, timing in timings.items():
             limit = timings.get(f"{BARE} {OURS[name]}") if name in OURS else None
@@ -429,6 +436,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=200, help="the first of Cranfield; 0 for none")
     parser.add_argument("--longer", type=int, default=100, help="documents drawn by chance; 0 for none")
     parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="NAME", help=", ".join(WAYS))
     parser.add_argument("--chart", type=Path, help="a file for a picture")
     parser.add_argument("--whole-runs", type=int, default=1, help="of all of Cranfield")
     parser.add_argument("--cranfield", type=Path, default=ROOT.parent / "shared" / "data" / "cranfield")
@@ -438,7 +446,7 @@ def main() -> None:
         uri = stack.enter_context(local_milvus(folder / "milvus")).uri
         documents = texts_of(arguments.cranfield)
         name = "Cranfield" if arguments.cranfield.is_dir() else "Python's topics"
-        ways = Ways(uri, stack, make_work(folder, "a few", documents[:5]))
+        ways = Ways(uri, stack, make_work(folder, "a few", documents[:5]), arguments.ways)
         if arguments.runs and arguments.documents:
             first = make_work(folder, f"{name}, the first", documents[: arguments.documents])
             print(ways.measured(first, arguments.runs, arguments.chart))

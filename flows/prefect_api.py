@@ -95,12 +95,13 @@ def _start(port: int) -> subprocess.Popen[bytes]:
 
 def _wait(process: subprocess.Popen[bytes], health: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(health, timeout=5).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(PAUSE_SECONDS)
+    with httpx.Client(timeout=ANSWER_SECONDS) as client:  # one: each reads certificates
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if client.get(health).is_success:
+                    return
+            except httpx.HTTPError:
+                time.sleep(PAUSE_SECONDS)
     raise NightFailed(
         "Prefect's temporary server did not start; run `prefect server start` to see why, and set PREFECT_API_URL to it"
     )

@@ -40,6 +40,11 @@ class Embedder:
         """What embedding nodes took so far."""
         return self.engine.work
 
+    @property
+    def precision(self) -> str:
+        """Of the model's numbers: given, followed, or this machine's own choice."""
+        return self.engine.precision
+
     def follow(self, descriptions: Iterable[str]) -> None:
         """Give vectors that go together with those of an index, where the corpus file leaves the precision open.
 
@@ -64,7 +69,7 @@ class Embedder:
     @property
     def description(self) -> str:
         """What `other` opens again: identity and settings as JSON; it is kept with a generation."""
-        settings = self.settings.model_dump() | {"precision": self.engine.precision}
+        settings = self.settings.model_dump() | {"precision": self.precision}
         return json.dumps({"identity": self.identity, "settings": settings}, sort_keys=True)
 
     def other(self, description: str) -> "Embedder | None":

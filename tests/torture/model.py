@@ -74,6 +74,7 @@ class HashEmbedder(Embedder):
     """Measures in words and embeds by hash: no model is loaded, and a vector tells which text it belongs to."""
 
     identity = "vectors are hashes of their texts"
+    precision = "fp32"
 
     def tokens(self, text: str) -> Tokens:
         """As many as there are words, and the two special tokens that the packaged tokenizer would add."""

@@ -1,8 +1,7 @@
-# The same words on every machine, CI's included. Needs Python 3.11 or later, and make.
-PYTHON ?= python3.11
+# The same words on every machine, CI's included. Needs make, and Python 3.11, 3.12 or 3.13: the first that runs.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell $(name) -c 'print("$(name)")' 2>&-)) python3)
 VENV := .venv
 BIN := $(VENV)/bin
-MILVUS_PLATFORMS := (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'darwin'
 
 # What the demo and the tests run must not depend on what a machine can fetch, and calls nobody.
 export HF_HUB_OFFLINE ?= 1
@@ -23,19 +22,26 @@ install: $(VENV)/installed ## Set up .venv from the lock file
 
 # Nothing is compiled that is never imported: of 2 GB of packages, a night imports a small part.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# The lock files name everything, so that pip has nothing to decide, and takes no file but those that were published.
+PIP_LOCKED := $(PIP_INSTALL) --no-deps --require-hashes
 
-$(VENV)/installed: requirements.lock pyproject.toml
+# torch comes after what it needs, from its own file, which says why.
+$(VENV)/installed: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --requirement requirements.lock
+	$(PIP_LOCKED) --requirement requirements.lock
+	$(PIP_INSTALL) --requirement requirements-torch.lock
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
-	$(PIP_INSTALL) --requirement requirements-dev.lock
+	$(PIP_LOCKED) --requirement requirements-dev.lock
+	$(BIN)/python -m pip check
 	@touch $@
 
 $(VENV)/installed-bench: requirements-bench.lock $(VENV)/installed-dev
-	$(PIP_INSTALL) --requirement requirements-bench.lock
+	$(PIP_LOCKED) --requirement requirements-bench.lock
+	$(BIN)/python -m pip check
 	@touch $@
 
 demo: install ## Index the Python topics into an embedded Milvus, evaluate, ask
@@ -61,20 +67,24 @@ lint: $(VENV)/installed-dev ## ruff, mypy --strict, the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links \
-	--no-emit-trusted-host --no-emit-options --constraint constraints.txt
+# In a venv of their own, so that their packages are not among those that they look at.
+AUDIT := build/audit
+AUDIT_TOOLS := pip-audit==2.10.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+
+# `make lock UPGRADE=` keeps the versions that are locked, and adds only what pyproject.toml asks for anew.
+UPGRADE ?= --upgrade
+# For every platform and Python that this runs on, with the hash of every file that the index has of a version.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+	--no-emit-package torch --custom-compile-command "make lock" $(UPGRADE) --constraint constraints.txt
 
 lock: $(VENV)/installed-dev ## Renew the lock files
-	$(COMPILE) --upgrade --extra build --output-file requirements.lock pyproject.toml
-	# A CPU build of torch at hand must not become everybody's.
-	sed -i.old -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements.lock
+	$(COMPILE) --extra build --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra build --extra dev --extra milvus --constraint requirements.lock \
 		--output-file requirements-dev.lock pyproject.toml
-	# The Milvus server has no build for every platform.
-	sed -i.old -E "s/^(torch==[0-9.]+)\+cpu$$/\1/; s/^(milvus==[0-9.]+)$$/\1 ; $(MILVUS_PLATFORMS)/" requirements-dev.lock
 	$(COMPILE) --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
-	sed -i.old -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements-bench.lock
-	rm -f requirements*.lock.old
+	printf '%s\n' $(AUDIT_TOOLS) | $(COMPILE) --output-file requirements-audit.lock -
+	sed -i.old '/^torch==/d' requirements-torch.lock && grep '^torch==' constraints.txt >> requirements-torch.lock
+	rm -f requirements-torch.lock.old
 
 reference: install ## Write the pages of docs/ that are made from the code
 	$(BIN)/python -m flows.reference
@@ -88,17 +98,14 @@ bench: $(VENV)/installed-bench ## Measure, and write docs/benchmarks.md
 bench-long: $(VENV)/installed-bench ## Measure what takes longer than half an hour, for the same page
 	$(BIN)/python benchmarks/page.py --long
 
-# In a venv of their own, so that their packages are not among those that they look at.
-AUDIT := build/audit
-AUDIT_TOOLS := pip-audit==2.10.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5
-
-$(AUDIT)/installed:
+$(AUDIT)/installed: requirements-audit.lock
 	$(PYTHON) -m venv $(AUDIT)/venv
-	$(AUDIT)/venv/bin/python -m pip install --quiet --disable-pip-version-check $(AUDIT_TOOLS)
+	$(AUDIT)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
 	@touch $@
 
 audit: $(AUDIT)/installed ## Known vulnerabilities of what the lock file names; asks a service in the network
-	$(AUDIT)/venv/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
+	$(AUDIT)/venv/bin/pip-audit --requirement requirements.lock --requirement requirements-torch.lock \
+		--no-deps --disable-pip --strict
 
 sbom: install $(AUDIT)/installed ## Software bill of materials: build/audit/sbom.json (CycloneDX)
 	$(AUDIT)/venv/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \

@@ -3,8 +3,8 @@
 Two roles, each with one user of the same name: `nightloom_indexer` for nights, which may do all that a night does and
 nothing else, and `nightloom_reader` for those who ask, who cannot write, drop, or switch an alias. Passwords come from
 the environment: MILVUS_ROOT_PASSWORD, MILVUS_INDEXER_PASSWORD, MILVUS_READER_PASSWORD. A root that still has the
-password that everybody knows gets its own first. Run it as often as you like: it adds what is missing, and takes away
-what the roles no longer have.
+password that everybody knows, or the one in MILVUS_FORMER_ROOT_PASSWORD, gets its own first. Run it as often as you
+like: it adds what is missing, takes away what the roles no longer have, and changes the passwords that are others.
 """
 
 import argparse
@@ -12,10 +12,13 @@ import os
 import sys
 from collections.abc import Mapping
 
+import grpc
 from pymilvus import MilvusClient, MilvusException
 
 KNOWN_PASSWORD = "Milvus"  # noqa: S105  that of root in every new Milvus
 CONNECT_SECONDS = 30
+REFUSED = (MilvusException, grpc.RpcError)
+"""The second, where the client takes up a connection on which the user was let in once."""
 
 _LOOK = ("DescribeCollection", "ShowCollections", "DescribeAlias", "ListAliases")
 _READ = ("Query", "Search", "IndexDetail", "GetStatistics", "GetLoadState", "GetLoadingProgress", "Load")
@@ -28,20 +31,29 @@ ROLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """Privileges by role and kind of object. They are over every collection of the database: generations have new names."""
 
 
-def open_as_root(uri: str, password: str, ca: str = "") -> MilvusClient:
-    """A client of root's, whose password is no longer the one that everybody knows.
+def open_as(user: str, uri: str, password: str, ca: str = "") -> MilvusClient:
+    """A client of a user's.
 
     Raises:
-        MilvusException: Milvus cannot be reached, or root has yet another password.
+        MilvusException: Milvus cannot be reached, or the user has another password.
     """
     certificates = {"server_pem_path": ca} if ca else {}
+    return MilvusClient(uri, token=f"{user}:{password}", timeout=CONNECT_SECONDS, **certificates)
+
+
+def open_as_root(uri: str, password: str, ca: str = "", former: str = KNOWN_PASSWORD) -> MilvusClient:
+    """A client of root's, whose password is no longer the former one: that which everybody knows, or one of yours.
+
+    Raises:
+        MilvusException, grpc.RpcError: Milvus cannot be reached, or root has yet another password.
+    """
     try:
-        return MilvusClient(uri, token=f"root:{password}", timeout=CONNECT_SECONDS, **certificates)
-    except MilvusException:
-        fresh = MilvusClient(uri, token=f"root:{KNOWN_PASSWORD}", timeout=CONNECT_SECONDS, **certificates)
-        fresh.update_password("root", KNOWN_PASSWORD, password)
-        fresh.close()
-    return MilvusClient(uri, token=f"root:{password}", timeout=CONNECT_SECONDS, **certificates)
+        return open_as("root", uri, password, ca)
+    except REFUSED:
+        root = open_as("root", uri, former, ca)
+        root.update_password("root", former, password)
+        root.close()
+    return open_as("root", uri, password, ca)
 
 
 def give_access(client: MilvusClient, passwords: Mapping[str, str]) -> None:
@@ -49,7 +61,7 @@ def give_access(client: MilvusClient, passwords: Mapping[str, str]) -> None:
 
     Args:
         client: Of root.
-        passwords: By role; a user that is there already keeps the one it has.
+        passwords: By role; a user that is there already keeps the one it has, for `renew_passwords` to change.
     """
     for role, wanted in ROLES.items():
         if role not in client.list_roles():
@@ -66,6 +78,25 @@ def give_access(client: MilvusClient, passwords: Mapping[str, str]) -> None:
             client.grant_privilege(role, kind, privilege, "*")
 
 
+def renew_passwords(client: MilvusClient, passwords: Mapping[str, str], uri: str, ca: str = "") -> None:
+    """Give each user its password where it has another; whoever comes with that one is refused from then on.
+
+    Args:
+        client: Of root.
+        passwords: By role, whose user has the same name.
+        uri: Of Milvus, where each password is tried.
+        ca: PEM file of the authority that signed its certificate.
+    """
+    for role, password in passwords.items():
+        try:
+            open_as(role, uri, password, ca).close()
+        except REFUSED:
+            # Milvus changes a password only for who has the old one, root's rights or not.
+            client.drop_user(role)
+            client.create_user(role, password)
+            client.grant_role(role, role)
+
+
 def main() -> int:
     """Give access at the address on the command line; 1 where that fails."""
     parser = argparse.ArgumentParser(description="Make the users that Nightloom needs in Milvus.")
@@ -74,11 +105,15 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         passwords = {role: os.environ[f"MILVUS_{role.removeprefix('nightloom_').upper()}_PASSWORD"] for role in ROLES}
-        give_access(open_as_root(arguments.uri, os.environ["MILVUS_ROOT_PASSWORD"], arguments.ca), passwords)
+        former = os.environ.get("MILVUS_FORMER_ROOT_PASSWORD") or KNOWN_PASSWORD
+        root = open_as_root(arguments.uri, os.environ["MILVUS_ROOT_PASSWORD"], arguments.ca, former)
+        give_access(root, passwords)
+        renew_passwords(root, passwords, arguments.uri, arguments.ca)
     except KeyError as missing:
         print(f"{missing.args[0]} is not set: it is the password of a user in Milvus", file=sys.stderr)
-    except MilvusException as error:
-        print(f"{arguments.uri}: {error.message}; check the address and MILVUS_ROOT_PASSWORD", file=sys.stderr)
+    except REFUSED as error:
+        said = error.message if isinstance(error, MilvusException) else error.details()
+        print(f"{arguments.uri}: {said}; check the address and MILVUS_ROOT_PASSWORD", file=sys.stderr)
     else:
         print(f"{arguments.uri}: {', '.join(ROLES)} can log in")
         return 0

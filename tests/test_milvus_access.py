@@ -1,6 +1,9 @@
 """A Milvus that asks for passwords, over TLS: who gets in, who may do what, and what is said to the others."""
 
+import os
 import re
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from nightloom.index import open_index
 from nightloom.live import ask
 from nightloom.milvus import translating
 from nightloom.secrets import MILVUS_TOKEN
+from tests.builders import ROOT
 from tests.certificates import write_certificate
 from tests.nights import TEXTS, Home, night
 from tests.website import answer, serving
@@ -166,3 +170,38 @@ def test_nobody_does_more_than_the_role_allows(guarded: Guarded, role: str, atte
     with pytest.raises(IndexRefused, match=r"permission deny.*its role may not do this"), translating():
         ATTEMPTS[attempt](client, collection)
     client.close()
+
+
+def give(guarded: Guarded, **passwords: str) -> str:
+    """What the script says in a process of its own, after somebody has changed passwords in its environment."""
+    known = {"ROOT": ROOT_PASSWORD, **{role.removeprefix("nightloom_").upper(): PASSWORDS[role] for role in ROLES}}
+    environ = os.environ | {f"MILVUS_{name}_PASSWORD": password for name, password in (known | passwords).items()}
+    script = [sys.executable, str(ROOT / "deployments" / "milvus_access.py"), guarded.uri, "--ca", str(guarded.ca)]
+    done = subprocess.run(script, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout if done.returncode == 0 else f"refused: {done.stderr}"
+
+
+def gets_in(guarded: Guarded, user: str, password: str) -> bool:
+    try:
+        client = guarded.client(user, password)
+        client.list_collections()
+        client.close()
+    except (MilvusException, grpc.RpcError):
+        return False
+    return True
+
+
+def test_a_password_that_was_changed_is_the_only_one_that_lets_its_user_in(guarded: Guarded) -> None:
+    """The last of this file: the server's passwords are others from here on."""
+    assert "can log in" in give(guarded, READER="another-reader")
+    granted = guarded.client("root", ROOT_PASSWORD).describe_user("nightloom_reader")
+    assert list(granted["roles"]) == ["nightloom_reader"], "a new password, and the same rights"
+    assert gets_in(guarded, "nightloom_reader", "another-reader")
+    assert not gets_in(guarded, "nightloom_reader", PASSWORDS["nightloom_reader"])
+    assert gets_in(guarded, "nightloom_indexer", PASSWORDS["nightloom_indexer"]), "nobody changed this one"
+
+    changed = {"READER": "another-reader", "ROOT": "another-root"}
+    assert re.search("refused: .*check the address and MILVUS_ROOT_PASSWORD", give(guarded, **changed))
+    assert "can log in" in give(guarded, **changed, FORMER_ROOT=ROOT_PASSWORD)
+    assert gets_in(guarded, "root", "another-root")
+    assert not gets_in(guarded, "root", ROOT_PASSWORD)

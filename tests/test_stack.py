@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import prefect
 import pytest
 import yaml
 from prefect.utilities.templating import apply_values
@@ -28,6 +29,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 PASSWORDS = new_passwords()
 SECRETS = re.compile(r"^\s*(\w*(?:PASSWORD|SECRET_ACCESS_KEY|AUTH_STRING|TOKEN))[:=]\s*(\S.*)$", re.MULTILINE)
 PINNED = re.compile(r"\d")
+VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 
 def run(*command: str | Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -54,10 +56,27 @@ def compose(variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def stack() -> dict[str, Any]:
+    """The compose file with the variables put in, where no Docker Compose is needed for it."""
+
+    def value(found: re.Match[str]) -> str:
+        name, kind, words = found.groups()
+        return PASSWORDS.get(name) or (words if kind == "-" else "")
+
+    read: dict[str, Any] = yaml.safe_load(VARIABLE.sub(value, COMPOSE_FILE.read_text(encoding="utf-8")))
+    return read
+
+
+def test_docker_compose_reads_the_same_out_of_it(stack: dict[str, Any]) -> None:
     done = compose(PASSWORDS)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    real = json.loads(done.stdout)
+    assert real["services"].keys() == stack["services"].keys()
+    for name, service in real["services"].items():
+        ours = stack["services"][name]
+        assert service["image"] == ours["image"]
+        assert service.get("environment") == ours.get("environment")
+        ports = [f"{port['host_ip']}:{port['published']}:{port['target']}" for port in service.get("ports", ())]
+        assert ports == ours.get("ports", [])
 
 
 @pytest.mark.parametrize(
@@ -71,6 +90,16 @@ def stack() -> dict[str, Any]:
 def test_a_file_is_as_its_own_schema_says(schema: str, file: Path) -> None:
     done = run(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", file)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_variable_has_a_default_or_a_message_that_says_what_to_set() -> None:
+    found = VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8"))
+    asked = {name: words for name, kind, words in found if kind == "?"}
+    assert asked.keys() == PASSWORDS.keys()
+    assert not [name for name, words in asked.items() if not words.startswith(f"set {name}")]
+    with_default = {name for name, kind, _ in found if kind == "-"}
+    assert not [name for name, kind, _ in found if not kind and name not in asked.keys() | with_default]
+    assert not with_default & asked.keys(), "a password with a default is everybody's"
 
 
 @pytest.mark.parametrize("missing", PASSWORDS)
@@ -102,17 +131,17 @@ def test_every_image_is_pinned(stack: dict[str, Any]) -> None:
 
 def test_versions_are_the_same_everywhere(stack: dict[str, Any]) -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    (prefect,) = re.findall(r"^prefect==(\S+)$", lock, re.MULTILINE)
-    assert stack["services"]["prefect"]["image"] == f"prefecthq/prefect:{prefect}-python3.11"
+    (release,) = re.findall(r"^prefect==(\S+)", lock, re.MULTILINE)
+    assert stack["services"]["prefect"]["image"] == f"prefecthq/prefect:{release}-python3.11"
     for name in ("server", "worker"):
         values = yaml.safe_load((KUBERNETES / f"prefect-{name}.values.yaml").read_text(encoding="utf-8"))
         image = values["global"]["prefect"]["image"] if name == "server" else values["worker"]["image"]
-        assert image["prefectTag"].startswith(f"{prefect}-python3.11")
+        assert image["prefectTag"].startswith(f"{release}-python3.11")
     milvus, _ = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
     assert milvus["spec"]["components"]["image"] == stack["services"]["milvus"]["image"]
-    release = re.search(r"v2\.6\.(\d+)$", stack["services"]["milvus"]["image"])
-    assert release, "the figures of Milvus 2.6 are what this was written for"
-    assert int(release[1]) >= 10, "its metrics port answers without a password: CVE-2026-26190"
+    version = re.search(r"v2\.6\.(\d+)$", stack["services"]["milvus"]["image"])
+    assert version, "the figures of Milvus 2.6 are what this was written for"
+    assert int(version[1]) >= 10, "its metrics port answers without a password: CVE-2026-26190"
 
 
 def test_every_service_has_limits_and_a_health_check_and_keeps_to_itself(stack: dict[str, Any]) -> None:
@@ -124,18 +153,19 @@ def test_every_service_has_limits_and_a_health_check_and_keeps_to_itself(stack: 
         assert "no-new-privileges:true" in service["security_opt"], name
         assert not service.get("privileged"), name
         for port in service.get("ports", ()):
-            assert port["host_ip"] == "127.0.0.1", name
-            assert port["target"] != 9091, "metrics are for nobody outside"
+            host, _, target = port.split(":")
+            assert host == "127.0.0.1", name
+            assert target != "9091", "metrics are for nobody outside"
     assert stack["networks"]["storage"]["internal"]
     assert stack["networks"]["database"]["internal"]
     assert stack["services"]["worker"]["read_only"]
 
 
 def test_milvus_and_prefect_ask_for_passwords(stack: dict[str, Any]) -> None:
-    milvus, prefect = (stack["services"][name]["environment"] for name in ("milvus", "prefect"))
+    milvus, server = (stack["services"][name]["environment"] for name in ("milvus", "prefect"))
     assert milvus["COMMON_SECURITY_AUTHORIZATIONENABLED"] == "true"
     assert milvus["COMMON_SECURITY_DEFAULTROOTPASSWORD"] == PASSWORDS["MILVUS_ROOT_PASSWORD"]
-    assert prefect["PREFECT_SERVER_API_AUTH_STRING"] == PASSWORDS["PREFECT_AUTH"]
+    assert server["PREFECT_SERVER_API_AUTH_STRING"] == PASSWORDS["PREFECT_AUTH"]
     worker = stack["services"]["worker"]["environment"]
     assert worker["NIGHTLOOM_MILVUS_TOKEN"] == f"nightloom_indexer:{PASSWORDS['MILVUS_INDEXER_PASSWORD']}"
 
@@ -171,6 +201,44 @@ def job() -> dict[str, Any]:
     return made
 
 
+def variables(kind: str) -> list[dict[str, Any]]:
+    """The job variables of every deployment to a pool of a kind."""
+    written = yaml.safe_load((DEPLOYMENTS / "prefect.containers.yaml").read_text(encoding="utf-8"))
+    pools = [entry["work_pool"] for entry in written["deployments"]]
+    found = [pool["job_variables"] for pool in pools if pool["name"] == f"nightloom-{kind}"]
+    assert found
+    return found
+
+
+def test_a_job_is_given_nothing_that_its_pool_does_not_know() -> None:
+    template = json.loads((KUBERNETES / "base-job-template.json").read_text(encoding="utf-8"))
+    known = {"kubernetes": template, "docker": bundled_template("docker")}
+    for kind, one in known.items():
+        for given in variables(kind):
+            assert given.keys() <= one["variables"]["properties"].keys(), kind
+    # An account of another name would have to be made first, or no pod starts.
+    assert not [given for given in variables("kubernetes") if "service_account_name" in given]
+
+
+def bundled_template(kind: str) -> dict[str, Any]:
+    """What Prefect makes a pool of, where the package of its worker is not installed."""
+    data = Path(prefect.__file__).parent / "server" / "api" / "collections_data" / "views"
+    file = data / "aggregate-worker-metadata.json"
+    workers = json.loads(file.read_text(encoding="utf-8"))[f"prefect-{kind}"]
+    template: dict[str, Any] = workers[kind]["default_base_job_configuration"]
+    return template
+
+
+def test_a_container_of_the_docker_pool_finds_prefect_and_milvus(stack: dict[str, Any]) -> None:
+    """The worker would give it the address of the host, where both listen on loopback alone."""
+    for given in variables("docker"):
+        (network,) = given["networks"]
+        for name, address in (("PREFECT_API_URL", "4200/api"), ("NIGHTLOOM_MILVUS__URI", "19530")):
+            service, _, rest = given["env"][name].removeprefix("http://").partition(":")
+            assert rest == address
+            assert network.removeprefix(f"{stack['name']}_") in stack["services"][service]["networks"], name
+
+
 @pytest.mark.parametrize("what", ["job", "network policy"])
 def test_kubernetes_takes_it(what: str, tmp_path: Path) -> None:
     if what == "job":
@@ -186,6 +254,21 @@ def test_kubernetes_takes_it(what: str, tmp_path: Path) -> None:
     done = run(tool("kubernetes-validate"), "--strict", file)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
+
+
+def test_milvus_in_a_cluster_has_passwords_of_its_own_from_the_first_start() -> None:
+    """The operator fills in what everybody knows: root:Milvus, and minioadmin for the object store."""
+    milvus, _ = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
+    (root,) = milvus["spec"]["components"]["env"]
+    assert root["name"] == "COMMON_SECURITY_DEFAULTROOTPASSWORD"
+    assert root["valueFrom"] == {"secretKeyRef": {"name": "milvus", "key": "root-password"}}
+    storage = milvus["spec"]["dependencies"]["storage"]
+    assert storage["secretRef"] == storage["inCluster"]["values"]["existingSecret"] == "milvus"
+    assert milvus["spec"]["config"]["common"]["security"]["authorizationEnabled"] is True
+    (told,) = re.findall(
+        r"create secret generic milvus \\\n(.*)", (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    )
+    assert set(re.findall(r"--from-literal=([\w-]+)=", told)) == {"root-password", "accesskey", "secretkey"}
 
 
 def test_a_job_runs_without_rights_and_takes_its_passwords_from_a_secret() -> None:

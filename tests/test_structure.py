@@ -1,6 +1,7 @@
 """Rules that no single module can hold: names, the tree of errors, the translation of pymilvus's, what is tracked."""
 
 import ast
+import importlib
 import importlib.machinery
 import inspect
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prefect import Flow, Task
 from pymilvus import exceptions as milvus_errors
 
 from nightloom import errors
@@ -171,6 +173,23 @@ def test_errors_that_are_not_of_milvus_pass_as_they_are() -> None:
         raise ZeroDivisionError
 
 
+# --- what Prefect keeps
+
+
+def test_nothing_is_pickled_whatever_a_server_keeps_by_default() -> None:
+    """Prefect stores results as pickles unless told otherwise: whoever can write where they lie then runs code."""
+    files = [file for package in ("tasks", "flows") for file in sorted((ROOT / package).glob("*.py"))]
+    modules = [importlib.import_module(f"{file.parent.name}.{file.stem}") for file in files if file.stem != "__init__"]
+    found = {id(one): one for module in modules for one in vars(module).values()}.values()
+    flows: list[Flow[Any, Any]] = [one for one in found if isinstance(one, Flow)]
+    steps: list[Task[Any, Any]] = [one for one in found if isinstance(one, Task)]
+    assert len(flows) >= 5
+    assert len(steps) >= 5
+    kept = [(one.name, one.persist_result) for one in flows] + [(one.name, one.persist_result) for one in steps]
+    assert not [name for name, persisted in kept if persisted is not False]
+    assert {one.result_serializer for one in flows} == {"json"}
+
+
 # --- what is tracked
 
 
@@ -190,18 +209,6 @@ def test_no_tracked_file_knows_where_this_checkout_lies(tracked: list[Path]) -> 
         pytest.skip(f"{ROOT} is too common a path to look for")
     place = re.compile(re.escape(str(ROOT)).encode() + rb"(?![\w-])")
     assert [str(file.relative_to(ROOT)) for file in tracked if place.search(file.read_bytes())] == []
-
-
-def test_the_lock_file_pins_everything_and_names_no_index(tracked: list[Path]) -> None:
-    lock = ROOT / "requirements.lock"
-    if lock not in tracked:
-        pytest.skip("the lock file is not tracked")
-    lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines()]
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert pins
-    for line in pins:
-        assert re.match(r"[A-Za-z0-9._\[\],-]+==[^\s/]+( ;|$)", line), line
-    assert not [line for line in lines if "://" in line or "--index" in line or "--find-links" in line]
 
 
 def test_no_secret_looking_file_is_tracked(tracked: list[Path]) -> None:

@@ -111,9 +111,6 @@ class _Prolog:
     def start(self, _tag: str, _attributes: dict[str, str]) -> None:
         raise _RootElement
 
-    def close(self) -> None:
-        """A part without a root is for its reader to refuse."""
-
 
 def _check_prolog(part: IO[bytes]) -> None:
     """Read a part up to its root element, which is where a document type must stand if there is one."""
@@ -126,6 +123,8 @@ def _check_prolog(part: IO[bytes]) -> None:
     try:
         while chunk := part.read(PROLOG_BYTES):
             parser.feed(chunk)
+        # From 2.6 on, expat puts off what it has read of a long comment, and all that stands behind it.
+        parser.close()
     except _RootElement:
         return
     except DefusedXmlException:

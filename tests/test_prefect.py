@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -279,6 +280,21 @@ def test_somebody_is_called_when_no_night_is_completed(
     deployed: Deployed, webhook: Webhook, first_night: Night
 ) -> None:
     assert "The last one ended at" in called(deployed, webhook, "demo: no completed night for 26 hours")["body"]
+
+
+def test_somebody_is_called_when_a_night_does_not_begin(deployed: Deployed, webhook: Webhook) -> None:
+    """The message names what to start by the deployment: a run has the name of its corpus only once it begins."""
+    prefect = deployed.prefect
+    prefect.done("work-pool", "pause", "nightloom")
+    run = prefect.start_run("demo")
+    try:
+        message = called(deployed, webhook, "nightly-reindex/demo has not begun")
+    finally:
+        prefect.delete(f"/flow_runs/{run}")
+        prefect.done("work-pool", "resume", "nightloom")
+    assert f"It was planned for {datetime.now(UTC):%Y-%m-}" in message["body"]
+    assert "prefect worker start --pool nightloom" in message["body"]
+    assert run in message["body"], "no link to the run"
 
 
 def called(deployed: Deployed, webhook: Webhook, *words: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def open_automations(page: Page, url: str) -> None:
 def open_form(page: Page, url: str, deployment: str) -> None:
     """Show the form of a custom run, the section `splitting` opened."""
     page.goto(f"{url}/v2/deployments/deployment/{deployment}/run")
-    page.get_by_text("SplittingChanges", exact=True).first.click()
+    page.get_by_text("Keys of [splitting]", exact=True).first.click()
     expect(page.get_by_text("Tokens a node").first).to_be_visible()
 
 

@@ -531,7 +531,7 @@ def test_the_form_sends_the_keys_that_were_filled_in_and_no_other(
     address = "**/create_flow_run"
     page.route(address, lambda route: route.abort())  # no run begins
     screenshots.open_form(page, url, deployed.deployments["demo"]["id"])
-    page.get_by_text("EmbedderChanges", exact=True).first.click()
+    page.get_by_text("Keys of [embedder]", exact=True).first.click()
     page.get_by_label("Batch tokens").first.fill("512")
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/create_flow_run")) as sent:
         page.get_by_role("button", name="Submit").click()

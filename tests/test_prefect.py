@@ -265,6 +265,7 @@ def test_somebody_is_called_when_a_night_has_failed(deployed: Deployed, refused_
     words = (refused_night.run["name"], "splitting.max_tokens = 5000")
     message = called(deployed, webhook, *words)
     assert message["subject"] == f"nightly-reindex {refused_night.run['name']}: Failed"
+    assert message["body"].startswith("nightly-reindex/demo: ")
     assert refused_night.run["id"] in message["body"], "no link to the run"
 
 

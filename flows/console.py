@@ -384,7 +384,7 @@ def suggest_queries(
 
 @app.command()
 def check(corpus: CorpusFile) -> None:
-    """Check what a night needs, down to disk, schedule and last night: a line each, and what to do where one fails."""
+    """Check what a night needs, from the disk to who is called: a line each, and what to do where one fails."""
     from flows.check import checks  # noqa: PLC0415  Prefect takes seconds to import
 
     failed = False

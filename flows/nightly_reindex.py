@@ -55,7 +55,7 @@ async def nightly_reindex(
     answers: Annotated[AnswersChanges | None, titled("Answers by a model")] = None,
     gate: Annotated[GateChanges | None, titled("Gate")] = None,
     shards: Annotated[ShardChanges | None, titled("Shards")] = None,
-    allow_removals: Annotated[bool, titled("Allow any number of removals")] = False,
+    allow_removals: Annotated[bool, titled("Allow removals")] = False,
     repair: Annotated[bool, titled("Repair")] = False,
 ) -> dict[str, Any]:
     """Bring a Milvus collection in step with its corpus.

@@ -311,7 +311,10 @@ def scores_page(report: RunReport) -> str:
 def _scores(report: RunReport) -> list[str]:
     if report.scores is None:
         return []
-    if report.comparison:
+    if report.comparison and all(entry.live is None for entry in report.comparison):  # nothing to compare with
+        rows = [(escape(one.metric), f"{one.candidate:.4f}", _floor(one)) for one in report.comparison]
+        table = _table(("Metric", "Mean", "Floor"), rows)
+    elif report.comparison:
         head = ("Metric", "Tonight", "Live", "Difference", "95 % interval", "Floor", "Tolerance")
         table = _table(head, [_metric_row(entry) for entry in report.comparison])
     else:
@@ -331,9 +334,13 @@ def _metric_row(entry: MetricEntry) -> tuple[str, ...]:
         "" if entry.live is None else f"{entry.live:.4f}",
         "" if entry.difference is None else f"{entry.difference:+.4f}",
         interval if entry.paired else "not paired",
-        "" if entry.floor is None else f"{entry.floor:g}",
+        _floor(entry),
         f"{entry.tolerance:g}",
     )
+
+
+def _floor(entry: MetricEntry) -> str:
+    return "" if entry.floor is None else f"{entry.floor:g}"
 
 
 def _losers(report: RunReport) -> list[str]:

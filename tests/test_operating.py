@@ -116,7 +116,10 @@ def test_a_night_shows_documents_quarantine_scores_and_generations(home: Home, k
 async def test_the_live_index_is_scored_and_a_missed_floor_is_held(home: Home, key: str, prefect_api: str) -> None:
     found = await query_evaluation(corpus_file=home.file)
     assert found["scores"]["nDCG@10"] == 1.0
-    assert {row["query"] for row in table(prefect_api, f"{key}-queries")} == set(QUERIES)
+    rows = table(prefect_api, f"{key}-queries")
+    assert {row["query"] for row in rows} == set(QUERIES)
+    assert list(rows[0]) == ["query", "nDCG@10", "R@10", "RR@10", "text"], "the UI cuts a table off on the right"
+    assert "| Metric | Mean | Floor |" in latest(prefect_api, f"{key}-scores"), "there is nothing to compare with"
 
     # Who asks for bread is judged to want whales: no index finds them first.
     (home.folder / "other.tsv").write_text("query-id\tcorpus-id\tscore\nq1\twhale.txt\t1\n")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ import typer
 from deployments.local_prefect import wait_until
 from flows.console import app
 from flows.reference import PAGES
+from nightloom.corpus_file import load_corpus
 from tests.builders import ROOT
 from tests.prefect_stack import small_corpus
 
@@ -35,9 +37,20 @@ SOME_PAGES = ("quickstart.md", "events.md")
 """A corpus that is indexed in seconds."""
 
 
-def blocks(page: Path) -> list[str]:
-    """What a page tells to type."""
-    return re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+CORPUS: dict[str, Any] = {
+    "name": "docs",
+    "sources": [{"path": "pages"}],
+    "embedder": {"model": "m"},
+    "milvus": {"uri": "index.db"},
+    "evaluation": {"queries": "queries.jsonl", "qrels": "qrels.tsv"},
+}
+"""What the pieces of corpus files on the pages are pieces of."""
+
+
+def blocks(page: Path, kind: str = "console") -> list[str]:
+    """What a page tells to type, or its blocks of another kind."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -161,6 +174,14 @@ def test_every_command_of_a_page_is_there_with_its_options(page: Path) -> None:
             parse(typer.main.get_command(app), words)
         elif program == "python" and words[0].endswith(".py"):
             assert (ROOT / words[0]).is_file(), words
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if blocks(page, "toml")], ids=lambda page: page.name)
+def test_every_piece_of_a_corpus_file_fits_into_one(page: Path, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.toml"
+    file.write_text("")
+    for block in blocks(page, "toml"):
+        load_corpus(file, CORPUS | tomllib.loads(block), {})
 
 
 def parse(command: Any, words: list[str]) -> None:

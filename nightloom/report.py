@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -311,19 +311,22 @@ def scores_page(report: RunReport) -> str:
 def _scores(report: RunReport) -> list[str]:
     if report.scores is None:
         return []
-    if report.comparison and all(entry.live is None for entry in report.comparison):  # nothing to compare with
-        rows = [(escape(one.metric), f"{one.candidate:.4f}", _floor(one)) for one in report.comparison]
-        table = _table(("Metric", "Mean", "Floor"), rows)
-    elif report.comparison:
-        head = ("Metric", "Tonight", "Live", "Difference", "95 % interval", "Floor", "Tolerance")
-        table = _table(head, [_metric_row(entry) for entry in report.comparison])
-    else:
-        table = _table(("Metric", "Mean"), [(k, f"{v:.4f}") for k, v in report.scores.items()])
-    parts = ["## Scores", table]
+    parts = ["## Scores", _scores_table(report.scores, report.comparison)]
     if report.queries:
         asked = report.queries
         parts.append(f"{asked.asked} queries asked, {asked.set_aside} set aside, {asked.unjudged} without a judgement.")
     return ["\n\n".join(parts)]
+
+
+def _scores_table(scores: Mapping[str, float], comparison: Sequence[MetricEntry]) -> str:
+    """No column of which every cell would be empty: of a comparison with nothing, or of floors that nobody asks for."""
+    if any(entry.live is not None for entry in comparison):
+        head = ("Metric", "Tonight", "Live", "Difference", "95 % interval", "Floor", "Tolerance")
+        return _table(head, [_metric_row(entry) for entry in comparison])
+    if any(entry.floor is not None for entry in comparison):
+        rows = [(escape(entry.metric), f"{entry.candidate:.4f}", _floor(entry)) for entry in comparison]
+        return _table(("Metric", "Mean", "Floor"), rows)
+    return _table(("Metric", "Mean"), [(escape(metric), f"{mean:.4f}") for metric, mean in scores.items()])
 
 
 def _metric_row(entry: MetricEntry) -> tuple[str, ...]:

@@ -299,13 +299,13 @@ def to_markdown(report: RunReport) -> str:
 
 
 def scores_page(report: RunReport) -> str:
-    """The scores alone, as a page: a table, the queries that got worse, and a chart of the last nights."""
+    """The scores alone, as a page: a table, a chart of the last nights, and the queries that got worse."""
     from nightloom.charts import as_data_uri, scores_chart  # noqa: PLC0415  only reports draw
 
     head = f"# {escape(report.corpus)}: scores"
     generation = f"Of `{report.generation}`, {report.started.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}."
     chart = f"![scores]({as_data_uri(scores_chart(report.history))})"
-    return "\n\n".join([head, generation, *_scores(report), *_losers(report), chart]) + "\n"
+    return "\n\n".join([head, generation, *_scores(report), chart, *_losers(report)]) + "\n"
 
 
 def _scores(report: RunReport) -> list[str]:

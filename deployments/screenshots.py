@@ -1,9 +1,10 @@
-"""Take the pictures of docs/images: the demo, deployed and run once, in the UI of a Prefect server of its own.
+"""Take the pictures of docs/images: the demo, deployed and run twice, in the UI of a Prefect server of its own.
 
     python deployments/screenshots.py [FOLDER]
 
 Needs Chromium or Chrome, and the package `playwright`. The demo is indexed into a temporary folder; what is in data/
-stays as it is. Takes some minutes: every topic is embedded.
+stays as it is. The first night finds some topics half as long, so that the second has something to compare. Takes some
+minutes: every topic is embedded.
 """
 
 import argparse
@@ -37,6 +38,7 @@ ARGUMENTS = (
 SIZE: ViewportSize = {"width": 1400, "height": 900}
 WAIT_SECONDS = 60
 RUN_SECONDS = 900
+SHORTER = ("with", "lambda", "yield")
 DRAWN_BYTES = 10_000
 """A PNG of the task graph is larger than this once the tasks are drawn; an empty one has about 3,000 bytes."""
 
@@ -132,19 +134,19 @@ def open_automations(page: Page, url: str) -> None:
 def open_form(page: Page, url: str, deployment: str) -> None:
     """Show the form of a custom run, the section `splitting` opened."""
     page.goto(f"{url}/v2/deployments/deployment/{deployment}/run")
-    page.get_by_text("SplittingChanges", exact=True).first.click()
+    page.get_by_text("Keys of [splitting]", exact=True).first.click()
     expect(page.get_by_text("Tokens a node").first).to_be_visible()
 
 
-def take_all(prefect: LocalPrefect, run: str, folder: Path) -> None:
-    """Take every picture of a flow run of the demo that has ended."""
+def take_all(prefect: LocalPrefect, first: str, second: str, folder: Path) -> None:
+    """Take every picture of two flow runs of the demo that have ended: the long one's tasks, the other one's report."""
     deployment = prefect.ask("/deployments/name/nightly-reindex/demo")["id"]
     with open_browser(prefect.url, prefect.auth) as page:
-        open_flow_run(page, prefect.url, run)
+        open_flow_run(page, prefect.url, first)
         _take(page, folder / "flow-run.png")
-        open_report(page, prefect.url, artifact_of(prefect, run, "demo-report")["id"])
+        open_report(page, prefect.url, artifact_of(prefect, second, "demo-report")["id"])
         _take(page, folder / "run-report.png")
-        open_scores(page, prefect.url, artifact_of(prefect, run, "demo-scores")["id"])
+        open_scores(page, prefect.url, artifact_of(prefect, second, "demo-scores")["id"])
         _take(page, folder / "scores.png")
         open_rollback(page, prefect.url, prefect.ask("/deployments/name/rollback/demo")["id"])
         _take(page, folder / "rollback.png")
@@ -161,6 +163,24 @@ def save_alerts(prefect: LocalPrefect) -> None:
     with temporary_settings({PREFECT_API_URL: prefect.api, PREFECT_API_AUTH_STRING: prefect.auth}):
         CustomWebhookNotificationBlock(name="nobody", url="http://127.0.0.1:9/").save("nightloom-alerts")
     prefect.bootstrap()
+
+
+def of_yesterday(folder: Path) -> Path:
+    """The topics, some of them not yet as long as they are."""
+    topics = shutil.copytree(ROOT / "corpora" / "demo" / "topics", folder / "topics")
+    for name in SHORTER:
+        file = topics / f"{name}.txt"
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text[: len(text) // 2], encoding="utf-8")
+    return topics
+
+
+def run_demo(prefect: LocalPrefect, parameters: dict[str, Any]) -> str:
+    """Run the demo, and wait for its end."""
+    run = prefect.start_run("demo", parameters)
+    state = prefect.run_when(run, timeout_seconds=RUN_SECONDS)["state"]
+    print(f"{state['name']}: {state['message']}")
+    return run
 
 
 def artifact_of(prefect: LocalPrefect, run: str, key: str) -> dict[str, Any]:
@@ -192,10 +212,9 @@ def main() -> int:
         try:
             with prefect_stack(Path(temporary) / "prefect", index) as prefect:
                 save_alerts(prefect)
-                run = prefect.start_run("demo")
-                state = prefect.run_when(run, timeout_seconds=RUN_SECONDS)["state"]
-                print(f"{state['name']}: {state['message']}")
-                take_all(prefect, run, folder)
+                sources = [{"path": str(of_yesterday(Path(temporary))), "include": ["*.txt"]}]
+                first = run_demo(prefect, {"sources": sources})
+                take_all(prefect, first, run_demo(prefect, {}), folder)
         except LocalPrefectFailed as error:
             print(error, file=sys.stderr)
             return 1

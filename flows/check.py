@@ -15,7 +15,7 @@ from nightloom.corpus import Corpus
 from nightloom.corpus_file import load_corpus
 from nightloom.embedding import Embedder
 from nightloom.engines import NO_ACCESS, Access
-from nightloom.errors import InputError, NightloomError
+from nightloom.errors import InputError, NightloomError, SourceUnavailable
 from nightloom.evaluation import judge
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
@@ -100,7 +100,10 @@ async def _sources(corpus: Corpus) -> str:
             await asyncio.to_thread(list_source, source, Path(folder)) for source in corpus.sources if source.file
         ]
     found = [f"{len(one_listing(on_disk, corpus.sources).documents)} documents on disk"] if on_disk else []
-    return ", ".join(found + [await reach(source) for source in corpus.sources if not source.file])
+    try:
+        return ", ".join(found + [await reach(source) for source in corpus.sources if not source.file])
+    except SourceUnavailable as error:
+        raise InputError(f"{error}; see whether the address is right, and whether this machine reaches it") from None
 
 
 async def _embedder(corpus: Corpus) -> str:

@@ -277,12 +277,15 @@ def rollback(
     made = _answer(corpus, lambda loaded, token: operate.roll_back(loaded, token, to), as_json=as_json)
     if as_json:
         print(json.dumps(dataclasses.asdict(made)))  # noqa: T201
-        return
-    out.print(
-        f"{made.alias} is {made.after} again ({made.documents} documents, {made.nodes} nodes), and was {made.before}."
-        " The next night compares the corpus with what is live now.",
-        highlight=False,
-    )
+    else:
+        out.print(
+            f"{made.alias} is {made.after} again ({made.documents} documents, {made.nodes} nodes), and was"
+            f" {made.before}. The next night compares the corpus with what is live now.",
+            highlight=False,
+        )
+    from tasks.events import way_back  # noqa: PLC0415  Prefect takes seconds to import; what was done is said before
+
+    _tell(corpus, way_back(made))
 
 
 @app.command()
@@ -304,12 +307,15 @@ def promote(
     made, report = _answer(corpus, lambda loaded, token: operate.promote_held(loaded, token, name), as_json=as_json)
     if as_json:
         print(report.model_dump_json())  # noqa: T201
-        return
-    was = f", and was {made.before}" if made.before else ""
-    out.print(
-        f"{made.alias} is {made.after} now ({made.documents} documents, {made.nodes} nodes){was}", highlight=False
-    )
-    out.print(f"report: {report.file}", highlight=False, soft_wrap=True)
+    else:
+        was = f", and was {made.before}" if made.before else ""
+        out.print(
+            f"{made.alias} is {made.after} now ({made.documents} documents, {made.nodes} nodes){was}", highlight=False
+        )
+        out.print(f"report: {report.file}", highlight=False, soft_wrap=True)
+    from tasks.events import promotion  # noqa: PLC0415  Prefect takes seconds to import; what was done is said before
+
+    _tell(corpus, promotion(report, made.before or None))
 
 
 @app.command()
@@ -331,6 +337,7 @@ def drop(
         print(json.dumps({"dropped": name}))  # noqa: T201
     else:
         out.print(f"{name} is gone", highlight=False)
+    _tell(corpus)
 
 
 @queries_app.command("suggest")
@@ -377,7 +384,7 @@ def suggest_queries(
 
 @app.command()
 def check(corpus: CorpusFile) -> None:
-    """Check what a night needs, down to disk, schedule and last night: a line each, and what to do where one fails."""
+    """Check what a night needs, from the disk to who is called: a line each, and what to do where one fails."""
     from flows.check import checks  # noqa: PLC0415  Prefect takes seconds to import
 
     failed = False
@@ -448,6 +455,17 @@ def _answer(
         return await ask(loaded, await find_secret(loaded.milvus.secret))
 
     return _result(work(), as_json=as_json)
+
+
+def _tell(corpus: Path, *events: dict[str, Any]) -> None:
+    """Let Prefect know what was done, where there is a server; where it does not take it, only say so: it is done."""
+    from flows.telling import tell  # noqa: PLC0415  Prefect takes seconds to import
+
+    async def told(loaded: Corpus, token: SecretStr | None) -> str:
+        return await tell(loaded, token, events)
+
+    if unsaid := _answer(corpus, told, as_json=False):
+        err.print(plain(unsaid), style="yellow", markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _result(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:

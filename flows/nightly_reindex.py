@@ -1,13 +1,14 @@
 """The flow of one night: bring the index in step with its corpus, and let readers see it only when it is whole."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from flows.names import run_name
+from flows.parameters import titled
 from nightloom.changes import (
     AnswersChanges,
     EmbedderChanges,
@@ -41,21 +42,21 @@ from tasks.publish import ProgressArtifact, publish, reported
 
 @flow(name="nightly-reindex", flow_run_name=run_name, persist_result=False, result_serializer="json")
 async def nightly_reindex(
-    corpus_file: Path | None = None,
-    name: Alias | None = None,
-    sources: list[SourceSettings] | None = None,
-    reading: ReadingChanges | None = None,
-    splitting: SplittingChanges | None = None,
-    embedder: EmbedderChanges | None = None,
-    milvus: MilvusChanges | None = None,
-    index: IndexChanges | None = None,
-    retrieval: RetrievalChanges | None = None,
-    evaluation: EvaluationChanges | None = None,
-    answers: AnswersChanges | None = None,
-    gate: GateChanges | None = None,
-    shards: ShardChanges | None = None,
-    allow_removals: bool = False,
-    repair: bool = False,
+    corpus_file: Annotated[Path | None, titled("Corpus file")] = None,
+    name: Annotated[Alias | None, titled("Alias")] = None,
+    sources: Annotated[list[SourceSettings] | None, titled("Sources")] = None,
+    reading: Annotated[ReadingChanges | None, titled("Reading of documents")] = None,
+    splitting: Annotated[SplittingChanges | None, titled("Splitting into nodes")] = None,
+    embedder: Annotated[EmbedderChanges | None, titled("Embedder")] = None,
+    milvus: Annotated[MilvusChanges | None, titled("Milvus")] = None,
+    index: Annotated[IndexChanges | None, titled("Generations and vector index")] = None,
+    retrieval: Annotated[RetrievalChanges | None, titled("Retrieval")] = None,
+    evaluation: Annotated[EvaluationChanges | None, titled("Golden queries")] = None,
+    answers: Annotated[AnswersChanges | None, titled("Answers by a model")] = None,
+    gate: Annotated[GateChanges | None, titled("Gate")] = None,
+    shards: Annotated[ShardChanges | None, titled("Shards")] = None,
+    allow_removals: Annotated[bool, titled("Allow removals")] = False,
+    repair: Annotated[bool, titled("Repair")] = False,
 ) -> dict[str, Any]:
     """Bring a Milvus collection in step with its corpus.
 

@@ -1,4 +1,4 @@
-"""What Prefect knows of the nights of a corpus: clock, pools, limits, schedule and last night, each with its cure."""
+"""What Prefect knows of the nights of a corpus: clock, pools, limits, schedule, alerts, last night."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,9 +16,13 @@ from prefect.client.schemas.filters import (
     FlowFilterName,
     FlowRunFilter,
     FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
 )
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events.actions import CallWebhook, SendNotification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from flows.prefect_api import configured_api
@@ -29,11 +33,13 @@ from tasks.lease import lease_name
 FLOW = "nightly-reindex"
 CLOCK_SECONDS = 30
 """By how much two clocks may differ: a schedule, a lease and a certificate go by them."""
+PLANNED_MINUTES = 10
+"""For a server to plan the runs of a deployment that has changed, at most; it does so every minute."""
 NIGHT_HOURS = 26
 """Since a night was completed, at most: a day, and what a night may take."""
 NO_SERVER = (
-    "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself; pool, limits, schedule and last night are"
-    " not looked at"
+    "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself; pool, limits, schedule, alerts and last"
+    " night are not looked at"
 )
 
 
@@ -55,7 +61,8 @@ async def prefect_checks(corpus: Corpus, file: Path) -> list[tuple[str, str, boo
                 "clock": lambda: _clock(client),
                 "pool": lambda: _pools(client, deployments),
                 "limits": lambda: _limits(client, corpus),
-                "schedule": lambda: _schedule(deployments, file),
+                "schedule": lambda: _schedule(client, deployments, file),
+                "alerts": lambda: _alerts(client),
                 "last night": lambda: _last_night(client, deployments),
             }
             for name, part in parts.items():
@@ -141,20 +148,55 @@ async def _limits(client: PrefectClient, corpus: Corpus) -> str:
     return f"{name} lets one night at a time write" + ("; one is under way" if limit.active_slots else "")
 
 
-async def _schedule(deployments: list[DeploymentResponse], file: Path) -> str:
+async def _schedule(client: PrefectClient, deployments: list[DeploymentResponse], file: Path) -> str:
     if not deployments:
         return f"no deployment runs {file.name} yet: add one to prefect.yaml, and `prefect --no-prompt deploy --all`"
     active = [one for one in deployments if not one.paused and any(schedule.active for schedule in one.schedules)]
     if not active:
         names = ", ".join(f"{FLOW}/{one.name}" for one in deployments)
         raise InputError(f"no schedule of {names} is active; `prefect deployment schedule ls`, and resume it")
-    plans = [
-        f"{FLOW}/{one.name} at {getattr(schedule.schedule, 'cron', schedule.schedule)}"
-        for one in active
-        for schedule in one.schedules
-        if schedule.active
-    ]
-    return ", ".join(plans)
+    return ", ".join([f"{FLOW}/{one.name} at {_times(one)}; {await _next(client, one)}" for one in active])
+
+
+def _times(deployment: DeploymentResponse) -> str:
+    """When a deployment runs, such as "0 2 * * * (Europe/Berlin)"."""
+    plans = [schedule.schedule for schedule in deployment.schedules if schedule.active]
+    return " and ".join(f"{getattr(plan, 'cron', plan)} ({getattr(plan, 'timezone', None) or 'UTC'})" for plan in plans)
+
+
+async def _next(client: PrefectClient, deployment: DeploymentResponse) -> str:
+    """The next run that the server has planned.
+
+    Raises:
+        InputError: There is none, long after it should have: the schedule stands there, and starts nothing.
+    """
+    mine = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+    planned = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+    order = FlowRunSort.EXPECTED_START_TIME_ASC
+    runs = await client.read_flow_runs(deployment_filter=mine, flow_run_filter=planned, sort=order, limit=1)
+    if runs and runs[0].expected_start_time:
+        return f"the next is planned for {runs[0].expected_start_time:%Y-%m-%d %H:%M} UTC"
+    if deployment.updated and datetime.now(UTC) - deployment.updated > timedelta(minutes=PLANNED_MINUTES):
+        raise InputError(
+            f"the server has planned no run of {FLOW}/{deployment.name}: its scheduler stands still; its log says why,"
+            " and a restart of `prefect server start` mends most"
+        )
+    return "the server plans its runs within minutes"
+
+
+async def _alerts(client: PrefectClient) -> str:
+    calling = [one for one in await client.read_automations() if any(map(_calls, one.actions))]
+    if not calling:
+        return (
+            "nobody is called when a night fails: create a notification block named nightloom-alerts, in the UI under"
+            " Blocks, then `nightloom bootstrap`"
+        )
+    named = [one.name if one.enabled else f"{one.name} (paused)" for one in calling]
+    return f"somebody is called by: {', '.join(sorted(named))}"
+
+
+def _calls(action: object) -> bool:
+    return isinstance(action, SendNotification | CallWebhook)
 
 
 async def _last_night(client: PrefectClient, deployments: list[DeploymentResponse]) -> str:

@@ -16,7 +16,7 @@ from tasks.secrets import find_secret
 
 
 @flow(name="rollback", flow_run_name=run_name, persist_result=False, result_serializer="json")
-async def rollback(corpus_file: CorpusFile, to: Annotated[str | None, titled("To")] = None) -> dict[str, Any]:
+async def rollback(corpus_file: CorpusFile, to: Annotated[str | None, titled("Generation")] = None) -> dict[str, Any]:
     """Let readers see an earlier generation again: an alias switch, proven by reads through it.
 
     Nothing is built or dropped; a night that is under way does not switch any more. The next night compares the corpus

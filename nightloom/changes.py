@@ -27,15 +27,20 @@ AsTheFileSays: TypeAlias = SkipJsonSchema[None]
 """What a key is where nobody gives it; the form does not offer it as a choice."""
 
 
-def changes_of(section: type[Section]) -> type[Section]:
+def changes_of(section: type[Section], name: str) -> type[Section]:
     """The keys of a section, each None unless it is given: None stands for what the corpus file says.
 
     A form shows titles, help and choices, and no value: were there one, opening a section would send it. What the
     keys must be together is checked once they lie over the file's.
+
+    Args:
+        section: Of the corpus file.
+        name: Of its table there, by which a form offers it.
     """
     fields: dict[str, Any] = {name: _optional(field) for name, field in section.model_fields.items()}
-    name = section.__name__.replace("Settings", "Changes")
-    return create_model(name, __base__=Section, __doc__=section.__doc__, __module__=__name__, **fields)
+    kind = section.__name__.replace("Settings", "Changes")
+    told: dict[str, Any] = {"__doc__": section.__doc__, "__module__": __name__}
+    return create_model(kind, __base__=Section, __cls_kwargs__={"title": f"Keys of [{name}]"}, **told, **fields)
 
 
 def _optional(field: FieldInfo) -> tuple[Any, Any]:
@@ -67,13 +72,13 @@ if TYPE_CHECKING:  # a type checker takes no class that is made at run time
     GateChanges: TypeAlias = Section
     ShardChanges: TypeAlias = Section
 else:
-    ReadingChanges = changes_of(ReadingSettings)
-    SplittingChanges = changes_of(SplittingSettings)
-    EmbedderChanges = changes_of(EmbedderSettings)
-    MilvusChanges = changes_of(MilvusSettings)
-    IndexChanges = changes_of(IndexSettings)
-    RetrievalChanges = changes_of(RetrievalSettings)
-    EvaluationChanges = changes_of(EvaluationSettings)
-    AnswersChanges = changes_of(AnswersSettings)
-    GateChanges = changes_of(GateSettings)
-    ShardChanges = changes_of(ShardSettings)
+    ReadingChanges = changes_of(ReadingSettings, "reading")
+    SplittingChanges = changes_of(SplittingSettings, "splitting")
+    EmbedderChanges = changes_of(EmbedderSettings, "embedder")
+    MilvusChanges = changes_of(MilvusSettings, "milvus")
+    IndexChanges = changes_of(IndexSettings, "index")
+    RetrievalChanges = changes_of(RetrievalSettings, "retrieval")
+    EvaluationChanges = changes_of(EvaluationSettings, "evaluation")
+    AnswersChanges = changes_of(AnswersSettings, "answers")
+    GateChanges = changes_of(GateSettings, "gate")
+    ShardChanges = changes_of(ShardSettings, "shards")

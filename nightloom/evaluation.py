@@ -115,11 +115,12 @@ def score(judged: Judged, rankings: Mapping[str, Ranking]) -> Scores:
         for rank, (uri, _) in enumerate(ranking)
     ]
     metrics = judged.golden.metrics
-    per_query: dict[str, dict[str, float]] = {}
+    calculated: dict[str, dict[str, float]] = {}
     if judged.qrels:
         for value in ir_measures.iter_calc(list(metrics), list(judged.qrels), run):
-            per_query.setdefault(value.query_id, {})[str(value.measure)] = value.value
+            calculated.setdefault(value.query_id, {})[str(value.measure)] = value.value
     names = [str(metric) for metric in metrics]
+    per_query = {query: {name: values[name] for name in names} for query, values in calculated.items()}
     means = {
         name: sum(values[name] for values in per_query.values()) / len(per_query) if per_query else 0.0
         for name in names

@@ -24,7 +24,7 @@ def check_removals(removed: int, live: int, settings: GateSettings) -> None:
         raise Held(
             f"{removed} of {live} live documents are gone from the corpus, and gate.max_removed ="
             f" {settings.max_removed:g} allows {allowed}; check the sources; if the documents are to go, run once with"
-            " --allow-removals (in the UI: allow_removals)"
+            " --allow-removals (in the UI: Custom run, Allow removals)"
         )
 
 

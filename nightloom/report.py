@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -299,28 +299,34 @@ def to_markdown(report: RunReport) -> str:
 
 
 def scores_page(report: RunReport) -> str:
-    """The scores alone, as a page: a table, the queries that got worse, and a chart of the last nights."""
+    """The scores alone, as a page: a table, a chart of the last nights, and the queries that got worse."""
     from nightloom.charts import as_data_uri, scores_chart  # noqa: PLC0415  only reports draw
 
     head = f"# {escape(report.corpus)}: scores"
     generation = f"Of `{report.generation}`, {report.started.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}."
     chart = f"![scores]({as_data_uri(scores_chart(report.history))})"
-    return "\n\n".join([head, generation, *_scores(report), *_losers(report), chart]) + "\n"
+    return "\n\n".join([head, generation, *_scores(report), chart, *_losers(report)]) + "\n"
 
 
 def _scores(report: RunReport) -> list[str]:
     if report.scores is None:
         return []
-    if report.comparison:
-        head = ("Metric", "Tonight", "Live", "Difference", "95 % interval", "Floor", "Tolerance")
-        table = _table(head, [_metric_row(entry) for entry in report.comparison])
-    else:
-        table = _table(("Metric", "Mean"), [(k, f"{v:.4f}") for k, v in report.scores.items()])
-    parts = ["## Scores", table]
+    parts = ["## Scores", _scores_table(report.scores, report.comparison)]
     if report.queries:
         asked = report.queries
         parts.append(f"{asked.asked} queries asked, {asked.set_aside} set aside, {asked.unjudged} without a judgement.")
     return ["\n\n".join(parts)]
+
+
+def _scores_table(scores: Mapping[str, float], comparison: Sequence[MetricEntry]) -> str:
+    """No column of which every cell would be empty: of a comparison with nothing, or of floors that nobody asks for."""
+    if any(entry.live is not None for entry in comparison):
+        head = ("Metric", "Tonight", "Live", "Difference", "95 % interval", "Floor", "Tolerance")
+        return _table(head, [_metric_row(entry) for entry in comparison])
+    if any(entry.floor is not None for entry in comparison):
+        rows = [(escape(entry.metric), f"{entry.candidate:.4f}", _floor(entry)) for entry in comparison]
+        return _table(("Metric", "Mean", "Floor"), rows)
+    return _table(("Metric", "Mean"), [(escape(metric), f"{mean:.4f}") for metric, mean in scores.items()])
 
 
 def _metric_row(entry: MetricEntry) -> tuple[str, ...]:
@@ -331,9 +337,13 @@ def _metric_row(entry: MetricEntry) -> tuple[str, ...]:
         "" if entry.live is None else f"{entry.live:.4f}",
         "" if entry.difference is None else f"{entry.difference:+.4f}",
         interval if entry.paired else "not paired",
-        "" if entry.floor is None else f"{entry.floor:g}",
+        _floor(entry),
         f"{entry.tolerance:g}",
     )
+
+
+def _floor(entry: MetricEntry) -> str:
+    return "" if entry.floor is None else f"{entry.floor:g}"
 
 
 def _losers(report: RunReport) -> list[str]:

@@ -87,6 +87,7 @@ def generations_table(generations: Iterable[Generation]) -> list[Row]:
 
 
 def queries_table(texts: Mapping[str, str], per_query: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """Golden queries with what each scored, the worst first."""
+    """Golden queries with what each scored, the worst first; texts last, as the UI cuts a table off on the right."""
     worst = sorted(per_query.items(), key=lambda item: (sum(item[1].values()), item[0]))
-    return [{"query": plain(key), "text": plain(texts[key]), **values} for key, values in worst]
+    scores = {key: {metric: round(value, 4) for metric, value in values.items()} for key, values in worst}
+    return [{"query": plain(key), **values, "text": plain(texts[key])} for key, values in scores.items()]

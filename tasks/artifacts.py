@@ -1,6 +1,7 @@
 """Artifacts: what the Prefect UI shows of an index, each under a key that stays, so that the UI keeps its history."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -8,6 +9,8 @@ from typing import Any
 
 import httpx
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
@@ -65,5 +68,21 @@ async def show_scores(report: RunReport) -> None:
 async def show_generations(corpus: str, generations: Iterable[Generation]) -> None:
     """Show the generations of an index: what a rollback can name."""
     rows = generations_table(generations)
+    await show_table(corpus, "generations", rows, _live(rows))
+
+
+async def put_generations(corpus: str, generations: Iterable[Generation]) -> None:
+    """Show them, too, for a command, which is no flow run.
+
+    Raises:
+        httpx.HTTPError: The server does not answer, or does not take it; doing it again is another line of the history.
+    """
+    rows = generations_table(generations)
+    key, data = artifact_key(corpus, "generations"), json.dumps(capped(rows))
+    async with get_client() as client:
+        await client.create_artifact(ArtifactCreate(key=key, type="table", description=_live(rows), data=data))
+
+
+def _live(rows: Iterable[Row]) -> str:
     live = next((str(row["generation"]) for row in rows if row["state"] == "live"), "none")
-    await show_table(corpus, "generations", rows, f"live: {live}")
+    return f"live: {live}"

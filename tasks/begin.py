@@ -9,7 +9,7 @@ from nightloom.corpus_file import corpus_name, load_corpus
 from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night
 from nightloom.night_report import refused_report
-from tasks.events import announce
+from tasks.events import about, announce
 from tasks.lease import lease
 from tasks.logs import quiet_tasks
 from tasks.pace import access_to
@@ -50,7 +50,7 @@ async def begin(
             failure = NightFailed(f"{type(error).__name__}: {error}")
             await _refuse(failure, name)
             raise failure from error
-        announce("night.started", corpus.name)
+        announce(about("night.started", corpus.name))
         yield night
 
 

@@ -8,7 +8,7 @@ from nightloom.corpus import Corpus
 from nightloom.generations import Generation
 from nightloom.live import Asked
 from nightloom.operate import Switch
-from tasks.events import announce
+from tasks.events import announce, way_back
 from tasks.pace import access_to
 from tasks.policy import step
 
@@ -17,8 +17,7 @@ from tasks.policy import step
 async def switch_back(corpus: Corpus, token: SecretStr | None, to: str | None) -> Switch:
     """Switch the alias, and prove it by reads through it."""
     made = await operate.roll_back(corpus, token, to)
-    counts = {"documents": made.documents, "nodes": made.nodes}
-    announce("index.rolled-back", made.alias, made.after, before=made.before, **counts)
+    announce(way_back(made))
     return made
 
 

@@ -4,7 +4,7 @@ from prefect.logging import get_run_logger
 
 from nightloom.night import Night
 from nightloom.night_report import report_of, summary_of
-from tasks.events import announce
+from tasks.events import announce, promotion
 from tasks.policy import step
 
 
@@ -14,9 +14,7 @@ async def promote(night: Night) -> None:
     before = night.live.name if night.live else None
     with night.progress.stage("promote"):
         await night.promote()
-    report = report_of(night, "promoted", summary_of(night))
-    counts = {"documents": report.documents.model_dump(), "nodes": report.nodes.model_dump()}
-    announce("index.promoted", report.corpus, report.generation, before=before, reason=report.reason, **counts)
+    announce(promotion(report_of(night, "promoted", summary_of(night)), before))
 
 
 @step("prune", run_name="prune {night.corpus.name}", timeout_seconds=600)

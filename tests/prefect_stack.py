@@ -35,6 +35,7 @@ QUESTIONS = {
 
 
 MISSING_SECONDS = 15
+LATE_SECONDS = 10
 PLANNED_SECONDS = 240
 """For the server to plan runs, and its automations to act: usually seconds, minutes where SQLite keeps it waiting."""
 
@@ -119,6 +120,7 @@ def webhook(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = shutil.copytree(ROOT / "deployments" / "automations", tmp_path_factory.mktemp("shipped") / "automations")
     for name, written, soon in (
         ("missing-night.yaml", "within: 93600", f"within: {MISSING_SECONDS}"),
+        ("late-night.yaml", "within: 1800", f"within: {LATE_SECONDS}"),
         ("after-promotion.yaml", "schedule_after: 60", "schedule_after: 0"),
     ):
         text = (folder / name).read_text(encoding="utf-8")

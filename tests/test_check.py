@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+import yaml
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import (
@@ -16,8 +19,9 @@ from prefect.client.schemas.actions import (
     WorkPoolUpdate,
 )
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from prefect.states import Failed, Running
+from prefect.states import Failed, Running, Scheduled
 
 from flows.check import _disk, _milvus, _queries, _sources
 from flows.prefect_checks import NO_SERVER, prefect_checks
@@ -113,7 +117,9 @@ async def test_a_server_that_does_not_answer_is_one_error(on_a_server: Corpus) -
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(on_a_server: Corpus) -> None:
+async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(
+    on_a_server: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From nothing to a night, with everything that can be forgotten on the way."""
     pool, corpus = on_a_server.name, on_a_server
     file = ROOT / "corpora" / f"{pool}.toml"
@@ -133,7 +139,22 @@ async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(on_a_serv
         await client.create_deployment_schedules(
             deployment, [DeploymentScheduleCreate(schedule=CronSchedule(cron="0 2 * * *"))]
         )
-        await expect("schedule", f"nightly-reindex/{pool} at 0 2", is_error=False)
+        zoned = rf"nightly-reindex/{pool} at 0 2 \* \* \* \(UTC\); "
+        await expect("schedule", f"{zoned}the server plans its runs within minutes", is_error=False)
+        with monkeypatch.context() as later:
+            later.setattr("flows.prefect_checks.PLANNED_MINUTES", -1)
+            await expect("schedule", "has planned no run .* its scheduler stands still")
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        await client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=tomorrow))
+        await expect("schedule", f"{zoned}the next is planned for {tomorrow:%Y-%m-%d %H:%M} UTC", is_error=False)
+
+        with monkeypatch.context() as without:
+            without.setattr("flows.prefect_checks._calls", lambda _: False)
+            await expect("alerts", "nobody is called .*nightloom-alerts.*`nightloom bootstrap`", is_error=False)
+        calls = {"type": "send-notification", "block_document_id": str(uuid4()), "subject": "s", "body": "b"}
+        written = yaml.safe_load((ROOT / "deployments" / "automations" / "failed-night.yaml").read_text("utf-8"))
+        await client.create_automation(AutomationCore.model_validate(written | {"name": pool, "actions": [calls]}))
+        await expect("alerts", f"somebody is called by: .*{pool}", is_error=False)
 
         await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         await client.create_deployment(flow, pool, parameters=given, work_pool_name=pool)

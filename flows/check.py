@@ -19,7 +19,7 @@ from nightloom.errors import InputError, NightloomError, SourceUnavailable
 from nightloom.evaluation import judge
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
-from nightloom.index import Index, open_index
+from nightloom.index import Index, open_index, proof_in
 from nightloom.models import is_of_hub
 from nightloom.planning import rows_of
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
@@ -156,7 +156,7 @@ async def _health(index: Index, live: Generation) -> str:
         )
     if live.promoted and live.writer:
         raise InputError(f"a night that wrote to {live.name} has died or is under way; the next one makes it whole")
-    proof = {key: heads[key].version if key in heads else None for key in live.proof}
+    proof = proof_in(live.proof, heads)
     if proof and not await index.reads_as(proof):
         raise InputError(
             f"the alias {live.alias!r} names {live.name}, but reads through it come from another generation; the next"

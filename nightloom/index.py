@@ -268,6 +268,11 @@ def proof_of(before: Mapping[str, Head], after: Mapping[str, str]) -> dict[str, 
     return {key: after.get(key) for key in differing[:PROOF_DOCUMENTS]}
 
 
+def proof_in(keys: Collection[str], heads: Mapping[str, Head]) -> dict[str, str | None]:
+    """What reads through the alias must find of the documents that a promotion was proven with, as its rows are now."""
+    return {key: heads[key].version if key in heads else None for key in keys}
+
+
 @asynccontextmanager
 async def open_index(
     settings: MilvusSettings,

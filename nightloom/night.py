@@ -42,7 +42,7 @@ from nightloom.gate import (
 from nightloom.generations import Generation, by_precedence, disposable, half_built
 from nightloom.golden import GoldenQueries, Reference, load_golden
 from nightloom.history import NightRecord, history_with, read_history
-from nightloom.index import Index, open_index, proof_of
+from nightloom.index import Index, open_index, proof_in, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
 from nightloom.probes import draw, duplicate_rate
 from nightloom.progress import Progress
@@ -185,14 +185,14 @@ class Night:
 
     async def _check_readers(self, live: Generation) -> None:
         """Have readers see the generation that the alias names, which is not the same where a switch has stuck."""
-        versions = versions_of(self.live_heads)
-        proof = {key: versions.get(key) for key in live.proof}  # as the collection itself has them now
+        heads = self.live_heads
+        proof = proof_in(live.proof, heads)
         if not live.promoted:  # the night that switched to it died before it could prove it
             seen = [one for one in self.generations if one.promoted and not one.live]
             before: dict[str, Head] = {}
             if seen:
                 _, before = await self.index.contents.read(max(seen, key=lambda one: one.created).name)
-            proof = proof_of(before, versions)
+            proof = proof_of(before, versions_of(heads))
         elif not proof or await self.index.reads_as(proof):
             return
         else:

@@ -91,9 +91,10 @@ def make_plan(
         damaged: Ids of documents whose rows in the live generation are not whole: these are indexed again.
     """
     work: list[Planned] = []
+    changed: set[str] = set()
     done: dict[str, Head] = {}
     unchanged: dict[str, Head] = {}
-    twins = {head.version: key for key, head in live.items() if key not in damaged}
+    twins: dict[str, str] | None = None  # of every live document, and most nights have none to index
     for ref in listing.documents:
         key = ref.id
         old = live.get(key)
@@ -103,15 +104,23 @@ def make_plan(
         elif old and old.version == version and key not in damaged:
             unchanged[key] = old
         else:
+            if twins is None:
+                twins = {head.version: one for one, head in live.items() if one not in damaged}
             work.append(Planned(ref, version, twins.get(version, "")))
-    listed = {ref.id for ref in listing.documents} | {entry.id for entry in listing.quarantined}
+            if old:
+                changed.add(key)
+    not_taken = {entry.id for entry in listing.quarantined}
     return Plan(
-        listed=len(listed),
+        listed=len(work) + len(done) + len(unchanged) + len(not_taken),
         work=tuple(work),
         done=done,
         unchanged=unchanged,
-        changed=frozenset(planned.ref.id for planned in work if planned.ref.id in live),
-        removed=tuple(head for key, head in live.items() if key not in listed),
+        changed=frozenset(changed),
+        removed=tuple(
+            head
+            for key, head in live.items()
+            if not (key in unchanged or key in done or key in changed or key in not_taken)
+        ),
         quarantined=listing.quarantined,
     )
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect.artifacts import Artifact
@@ -185,14 +184,7 @@ async def test_one_shard_at_a_time_and_eight_give_the_same_rows(home: Home, tmp_
     other.configure()
     await night(home, shards={"documents": 1, "in_flight": 8})
     await night(other, shards={"documents": 5, "in_flight": 1})
-
-    def comparable(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {key: row | {"embedding": None} for key, row in rows.items()}
-
-    mine, others = await home.rows(), await other.rows()
-    assert comparable(mine) == comparable(others)
-    for key, row in mine.items():
-        assert row["embedding"] == pytest.approx(others[key]["embedding"], abs=1e-5)
+    assert await home.rows() == await other.rows()
 
 
 @ON_LITE

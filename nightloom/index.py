@@ -218,24 +218,27 @@ class Index:
         """Whether reads through the alias agree with a proof, so many times one after the other."""
         for at in range(times):
             await asyncio.sleep(PROOF_PAUSE_SECONDS if at else 0)
-            try:
-                if not await self.connection.call(lambda: self._reads_as(proof)):
-                    return False
-            except (IndexUnavailable, IndexRefused):
+            if not agrees(await self.seen(proof), proof):
                 return False
         return True
 
-    def _reads_as(self, proof: Mapping[str, str | None]) -> bool:
+    async def seen(self, documents: Collection[str]) -> Mapping[str, str] | None:
+        """Versions of a few documents, by their ids, as readers find them through the alias; None where they cannot."""
+        try:
+            return await self.connection.call(lambda: self._seen(documents))
+        except (IndexUnavailable, IndexRefused):
+            return None
+
+    def _seen(self, documents: Collection[str]) -> Mapping[str, str]:
         rows = self.connection.client.query(
             self.alias,
-            filter=f"{HEADS} and {among(proof)}" if proof else HEADS,
+            filter=f"{HEADS} and {among(documents)}" if documents else HEADS,
             output_fields=["document_id", "version"],
-            limit=PROOF_ROWS if proof else 1,
+            limit=PROOF_ROWS if documents else 1,
             consistency_level="Strong",
             timeout=self.connection.timeout_seconds,
         )
-        found = {row["document_id"]: row["version"] for row in rows}
-        return all(found.get(key) == version for key, version in proof.items())
+        return {row["document_id"]: row["version"] for row in rows}
 
     async def drop(self, generation: Generation) -> bool:
         """Drop a generation, unless any alias names it.
@@ -266,6 +269,11 @@ def proof_of(before: Mapping[str, Head], after: Mapping[str, str]) -> dict[str, 
     old = versions_of(before)
     differing = sorted(key for key in {*before, *after} if old.get(key) != after.get(key))
     return {key: after.get(key) for key in differing[:PROOF_DOCUMENTS]}
+
+
+def agrees(seen: Mapping[str, str] | None, proof: Mapping[str, str | None]) -> bool:
+    """Whether what readers see of documents is what a proof asks for."""
+    return seen is not None and all(seen.get(key) == version for key, version in proof.items())
 
 
 def proof_in(keys: Collection[str], heads: Mapping[str, Head]) -> dict[str, str | None]:

@@ -42,7 +42,7 @@ from nightloom.gate import (
 from nightloom.generations import Generation, by_precedence, disposable, half_built
 from nightloom.golden import GoldenQueries, Reference, load_golden
 from nightloom.history import NightRecord, history_with, read_history
-from nightloom.index import Index, open_index, proof_in, proof_of
+from nightloom.index import Index, agrees, open_index, proof_in, proof_of
 from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
 from nightloom.probes import draw, duplicate_rate
 from nightloom.progress import Progress
@@ -170,8 +170,12 @@ class Night:
     async def _read_live(self, live: Generation) -> None:
         if live.overruled:
             self.warnings.append(f"{live.name} was promoted by an operator over the gate: {live.overruled}")
-        rows, self.live_heads = await self.index.contents.read(live.name)
-        await self._check_readers(live)
+        await self.index.connection.load(live.name)  # of one that is not, nothing is seen through the alias either
+        # At once: each waits for a tick of the server's clock.
+        (rows, self.live_heads), seen = await asyncio.gather(
+            self.index.contents.read(live.name), self.index.seen(live.proof)
+        )
+        await self._check_readers(live, seen)
         interrupted = live.promoted and live.writer != ""
         if self.repair or interrupted or rows != rows_of(self.live_heads.values()):
             found = await self.index.contents.audit(live.name)
@@ -183,17 +187,22 @@ class Night:
             elif interrupted:  # in place, and every document was whole when it died
                 await self.index.finish(live.name, overruled=live.overruled)
 
-    async def _check_readers(self, live: Generation) -> None:
-        """Have readers see the generation that the alias names, which is not the same where a switch has stuck."""
+    async def _check_readers(self, live: Generation, seen: Mapping[str, str] | None) -> None:
+        """Have readers see the generation that the alias names, which is not the same where a switch has stuck.
+
+        Args:
+            live: The generation that it names.
+            seen: What readers find of the documents that its promotion was proven with.
+        """
         heads = self.live_heads
         proof = proof_in(live.proof, heads)
         if not live.promoted:  # the night that switched to it died before it could prove it
-            seen = [one for one in self.generations if one.promoted and not one.live]
+            others = [one for one in self.generations if one.promoted and not one.live]
             before: dict[str, Head] = {}
-            if seen:
-                _, before = await self.index.contents.read(max(seen, key=lambda one: one.created).name)
+            if others:
+                _, before = await self.index.contents.read(max(others, key=lambda one: one.created).name)
             proof = proof_of(before, versions_of(heads))
-        elif not proof or await self.index.reads_as(proof):
+        elif not proof or agrees(seen, proof):
             return
         else:
             self.warnings.append(f"readers did not see {live.name}, which the alias names; the switch was made again")

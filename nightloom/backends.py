@@ -30,11 +30,11 @@ CORE_TOKENS = 1_024
 """Of a batch that one core embeds alone, while the others have batches of their own."""
 MOST_AT_ONCE = 16
 """Batches: each takes memory of its own."""
-TRIAL_TEXTS, TRIAL_TOKENS, TRIAL_RUNS = 8, 128, 3
+TRIAL_TEXTS, TRIAL_TOKENS, TRIAL_RUNS = 8, 128, 6
 TORCH_WORTH = 0.8
 """Of its rate: it takes ten seconds and most of a gigabyte to import, in every process."""
-BF16_WORTH = 0.8
-"""Of its rate: what is not much faster is not worth another precision than the model was published in."""
+BF16_WORTH = 0.9
+"""Of its rate: what is hardly faster is not worth another precision than the model was published in."""
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """As Linux calls the instructions of x86 and ARM."""
 PRECISIONS = {"openvino": ("fp32", "bf16"), "onnx": ("fp32", "int8"), "torch": ("fp32", "bf16")}
@@ -128,7 +128,7 @@ def fastest_precision(model: Model, backend: str) -> str:
     """What a new index is best made with on this machine: measured once, and kept.
 
     Returns:
-        "bf16" where the machine computes with it, and embeds a quarter more texts in a second; else "fp32".
+        "bf16" where the machine computes with it, and embeds a ninth more texts in a second; else "fp32".
 
     Raises:
         EmbedderError: No backend works.

@@ -175,7 +175,8 @@ def test_a_machine_has_ways_for_every_precision(monkeypatch: pytest.MonkeyPatch)
     ("computes", "bf16_rate", "backend", "precision"),
     [
         (True, 200.0, "auto", "bf16"),
-        (True, 101.0, "auto", "fp32"),
+        (True, 115.0, "auto", "bf16"),
+        (True, 105.0, "auto", "fp32"),
         (False, 200.0, "auto", "fp32"),
         (True, 200.0, "onnx", "fp32"),
     ],

@@ -67,7 +67,9 @@ async def test_a_text_has_one_vector_whatever_its_neighbours(embedder: Embedder)
 
 
 async def test_prefixes_are_put_before_texts_and_queries_and_nowhere_else(embedder: Embedder) -> None:
-    settings = EmbedderSettings(model=MODEL, text_prefix="passage: ", query_prefix="query: ")
+    settings = EmbedderSettings(
+        model=MODEL, text_prefix="passage: ", query_prefix="query: ", precision=embedder.settings.precision
+    )
     prefixed = Embedder(settings)
     plain = await embedder.embed_texts(["query: tides", "passage: tides"])
     np.testing.assert_allclose(await prefixed.embed_queries(["tides"]), plain[:1], atol=1e-5)

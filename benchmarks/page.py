@@ -115,8 +115,8 @@ SECTIONS = [
         " Python did in the flow's process, its start and imports included. What is left beside the model cannot go:"
         " nodes are cut with the model's own tokenizer, once, as the embedder takes the same tokens; rows are packed as"
         " they lie in memory; Prefect's server writes down each task run, three for 256 documents. The waiting is at"
-        " the end, where nothing is left to embed: a new collection has to be loaded before it is asked, and each of the"
-        " strong reads that verify and prove the promotion waits for a tick of Milvus's clock, a fifth of a second."
+        " the end, where nothing is left to embed: a new collection has to be loaded before it is asked, and each of"
+        " the strong reads that verify and prove the promotion waits for a tick of Milvus's clock, a fifth of a second."
         " Those few seconds stay the same however large the corpus is.",
         "benchmarks/profile_build.py",
     ),

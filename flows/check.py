@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,7 +26,7 @@ from nightloom.sources import document_names, list_source, one_listing, reach, u
 from nightloom.splitting import Splitter
 from tasks.secrets import find_secret
 
-PACKAGES = ("nightloom", "prefect", "llama-index-core", "pymilvus", "milvus-lite", "torch", "onnxruntime")
+PACKAGES = ("nightloom", "prefect", "llama-index-core", "pymilvus", "milvus-lite", "torch", "onnxruntime", "openvino")
 FREE_BYTES = 1_000_000_000
 """On every disk that a night writes to, at least."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -68,7 +68,14 @@ async def checks(file: Path) -> list[tuple[str, Finding]]:
 
 
 def _versions() -> str:
-    return f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}"
+    return ", ".join([f"Python {platform.python_version()}", *map(_installed, PACKAGES)])
+
+
+def _installed(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:  # openvino has no build for Macs with Intel's processors
+        return f"no {name}"
 
 
 async def _disk(corpus: Corpus) -> str:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from heapq import nsmallest
+from itertools import chain
 
 from pydantic import SecretStr
 
@@ -31,7 +33,7 @@ from nightloom.generations import (
 )
 from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, open_connection
-from nightloom.planning import Head, versions_of
+from nightloom.planning import Head
 from nightloom.reranking import Reranker
 from nightloom.rows import HEADS, SCHEMA_VERSION, among
 
@@ -266,9 +268,11 @@ def proof_of(before: Mapping[str, Head], after: Mapping[str, str]) -> dict[str, 
     Returns:
         Version in the latter by document id, None where it does not hold the document.
     """
-    old = versions_of(before)
-    differing = sorted(key for key in {*before, *after} if old.get(key) != after.get(key))
-    return {key: after.get(key) for key in differing[:PROOF_DOCUMENTS]}
+    differing = chain(
+        (key for key, version in after.items() if key not in before or before[key].version != version),
+        (key for key in before if key not in after),
+    )
+    return {key: after.get(key) for key in nsmallest(PROOF_DOCUMENTS, differing)}
 
 
 def agrees(seen: Mapping[str, str] | None, proof: Mapping[str, str | None]) -> bool:

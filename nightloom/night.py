@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -268,8 +269,10 @@ class Night:
     def _judge(self, listing: Listing) -> None:
         if self.golden is None:
             return
-        items = [(ref.uri, ref.item) for ref in listing.documents]
-        items += [(entry.uri, entry.item) for entry in listing.quarantined]
+        items = chain(
+            ((ref.uri, ref.item) for ref in listing.documents),
+            ((entry.uri, entry.item) for entry in listing.quarantined),
+        )
         accepted = self.live is not None and self.live.evaluation == self.golden.content
         self.judged = judge(self.golden, items, gone_is_error=not accepted)
 
@@ -397,8 +400,11 @@ class Night:
     @property
     def gone(self) -> set[str]:
         """Ids of documents that the live generation has rows of, and tonight's index will not."""
-        kept = self.plan.unchanged.keys() | self.plan.done.keys() | self._kept
-        return (self.live_heads.keys() | self.damaged) - kept - {planned.ref.id for planned in self.plan.work}
+        removed = {head.document for head in self.plan.removed}
+        if not self.damaged:
+            return removed
+        stay = self.plan.done.keys() | self._kept | {planned.ref.id for planned in self.plan.work}
+        return removed | (self.damaged - stay)
 
     @property
     def _kept(self) -> set[str]:

@@ -1,6 +1,8 @@
 """What a night says of itself: its report, and the sentence that the report begins with."""
 
+from collections import Counter
 from datetime import UTC, datetime
+from itertools import chain
 
 from nightloom.errors import NightloomError, Outcome
 from nightloom.history import NIGHTS
@@ -75,15 +77,18 @@ def summary_of(night: Night) -> str:
 def _document_counts(night: Night) -> DocumentCounts:
     """What became of tonight's documents, so far."""
     quarantined = {entry.id for entry in night.quarantined}
-    indexed = {planned.ref.id for planned in night.plan.work} | night.plan.done.keys()
-    indexed -= quarantined
-    already = {key for key, head in night.plan.done.items() if night.is_live(head)}
-    changed = (indexed & night.live_heads.keys()) - already
+    indexed = chain((planned.ref.id for planned in night.plan.work), night.plan.done)
+    became: Counter[str] = Counter()  # and no sets of ids: of a first night, every document is among them
+    for key in indexed:
+        if key in quarantined:
+            continue
+        already = key in night.plan.done and night.is_live(night.plan.done[key])
+        became["unchanged" if already else "changed" if key in night.live_heads else "added"] += 1
     return DocumentCounts(
         listed=night.plan.listed,
-        added=len(indexed - night.live_heads.keys()),
-        changed=len(changed),
-        unchanged=len(night.plan.unchanged) + len(already - quarantined),
+        added=became["added"],
+        changed=became["changed"],
+        unchanged=len(night.plan.unchanged) + became["unchanged"],
         removed=len(night.plan.removed),
         quarantined=len(night.quarantined),
     )

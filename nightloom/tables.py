@@ -1,7 +1,9 @@
 """What a night did, as tables: rows with the same keys, at most so many, and the last one counts the rest."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from datetime import UTC
+from itertools import chain, islice
+from typing import Protocol
 
 from nightloom.audit import Finding
 from nightloom.generations import Generation, state_of
@@ -13,11 +15,15 @@ Row = dict[str, str | int | float]
 SHOWN_ROWS = 200
 
 
-def capped(rows: Sequence[Row]) -> list[Row]:
+class Rows(Sized, Iterable[Row], Protocol):
+    """Rows that are counted, and may be made as they are looked at."""
+
+
+def capped(rows: Rows) -> list[Row]:
     """As many rows as somebody reads; one more says how many there are beside them."""
-    shown = list(rows[:SHOWN_ROWS])
+    shown = list(islice(rows, SHOWN_ROWS))
     if len(rows) > len(shown):
-        first, *others = rows[0]
+        first, *others = shown[0]
         shown.append({first: f"and {len(rows) - len(shown)} more", **dict.fromkeys(others, "")})
     return shown
 
@@ -32,26 +38,34 @@ def counts_table(report: RunReport) -> list[Row]:
     ]
 
 
-def documents_table(plan: Plan, live: Mapping[str, Head], quarantined: Collection[str]) -> list[Row]:
-    """The documents that a night removed, changed and added, in this order.
+class DocumentsTable:
+    """The documents that a night removed, changed and added, in this order: there may be millions, and few are read."""
 
-    Args:
-        plan: Of the night.
-        live: Heads of the generation that readers saw before it, by document id.
-        quarantined: Ids of the documents that could not be taken.
-    """
-    wanted = {planned.ref.id: (planned.ref.uri, planned.version) for planned in plan.work}
-    wanted |= {key: (head.uri, head.version) for key, head in plan.done.items()}
-    before = {key: head.version for key, head in live.items()}
-    taken = {
-        key: uri for key, (uri, version) in wanted.items() if key not in quarantined and before.get(key) != version
-    }
-    kinds: tuple[tuple[str, Iterable[str]], ...] = (
-        ("removed", (head.uri for head in plan.removed)),
-        ("changed", (uri for key, uri in taken.items() if key in before)),
-        ("added", (uri for key, uri in taken.items() if key not in before)),
-    )
-    return [{"document": plain(uri), "what": what} for what, uris in kinds for uri in sorted(uris)]
+    def __init__(self, plan: Plan, live: Mapping[str, Head], quarantined: Collection[str]) -> None:
+        """Compare what the night took with what readers saw.
+
+        Args:
+            plan: Of the night.
+            live: Heads of the generation that readers saw before it, by document id.
+            quarantined: Ids of the documents that could not be taken.
+        """
+        self._uris: dict[str, list[str]] = {"removed": [head.uri for head in plan.removed], "changed": [], "added": []}
+        taken = ((planned.ref.id, planned.ref.uri, planned.version) for planned in plan.work)
+        done = ((key, head.uri, head.version) for key, head in plan.done.items())
+        for key, uri, version in chain(taken, done):
+            old = live.get(key)
+            if key not in quarantined and (old is None or old.version != version):
+                self._uris["changed" if old else "added"].append(uri)
+        for uris in self._uris.values():
+            uris.sort()
+
+    def __len__(self) -> int:
+        """How many documents."""
+        return sum(map(len, self._uris.values()))
+
+    def __iter__(self) -> Iterator[Row]:
+        """A row for each."""
+        return ({"document": plain(uri), "what": what} for what, uris in self._uris.items() for uri in uris)
 
 
 def quarantine_table(entries: Iterable[QuarantineEntry]) -> list[Row]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 from nightloom.errors import NightloomError
 from nightloom.generations import Generation
 from nightloom.report import RunReport, scores_page, to_markdown
-from nightloom.tables import Row, capped, generations_table
+from nightloom.tables import Row, Rows, capped, generations_table
 
 SHOWING_SECONDS = 15
 """For the UI to take an artifact."""
@@ -46,7 +46,7 @@ async def show_page(corpus: str, what: str, markdown: str, says: str) -> None:
         await acreate_markdown_artifact(markdown, key=key, description=says[:DESCRIPTION_CHARACTERS])
 
 
-async def show_table(corpus: str, what: str, rows: Sequence[Row], says: str) -> None:
+async def show_table(corpus: str, what: str, rows: Rows, says: str) -> None:
     """Show the first rows of a table, and the count of the rest, under `<corpus>-<what>`."""
     shown: list[dict[str, Any]] = [dict(row) for row in capped(rows)]
     async with showing(what):

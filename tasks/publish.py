@@ -15,7 +15,7 @@ from nightloom.night import Night
 from nightloom.night_report import report_of
 from nightloom.progress import Snapshot
 from nightloom.report import RunReport, save_report
-from nightloom.tables import counts_table, documents_table, quarantine_table
+from nightloom.tables import DocumentsTable, counts_table, quarantine_table
 from tasks.artifacts import artifact_key, show_generations, show_report, show_scores, show_table, showing
 from tasks.events import announce_end
 
@@ -113,7 +113,7 @@ async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
 
 
 async def _show_documents(night: Night, report: RunReport) -> None:
-    changes = documents_table(night.plan, night.live_heads, {entry.id for entry in night.quarantined})
+    changes = DocumentsTable(night.plan, night.live_heads, {entry.id for entry in night.quarantined})
     says = f"{len(changes)} documents added, changed or removed, compared with what readers saw before"
     await show_table(report.corpus, "documents", changes, says)
 

@@ -10,6 +10,7 @@ from nightloom.corpus import SplittingSettings
 from nightloom.documents import Document, Place, node_id
 from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError, EmbedderError
+from nightloom.sentences import sentence_splitter
 from nightloom.vectors import Tokens
 
 SPLITTER_VERSION = 3
@@ -137,9 +138,7 @@ class Splitter:
         if not text:
             return
         if self._to_sentences is None:
-            from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer  # noqa: PLC0415  seconds
-
-            self._to_sentences = split_by_sentence_tokenizer()
+            self._to_sentences = sentence_splitter()
         for sentence in self._to_sentences(text) or [text]:  # of nothing but white space it makes nothing
             yield from self._shortened(at, sentence)
             at += len(sentence)

@@ -1,8 +1,11 @@
 """Nodes: together the whole text, each within what the embedder reads."""
 
 import inspect
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +19,7 @@ from nightloom.corpus import EmbedderSettings, SplittingSettings
 from nightloom.documents import Document, Place
 from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError, EmbedderError
+from nightloom.sentences import Refusing
 from nightloom.splitting import BYTES_PER_TOKEN, MAX_NODE_BYTES, Node, Splitter, sections
 from tests.builders import MODEL, make_document
 
@@ -294,3 +298,32 @@ def test_what_the_corpus_file_allows_can_be_split(embedder: Embedder, max_tokens
 def test_a_prefix_that_leaves_no_room_is_refused_at_once() -> None:
     with pytest.raises(EmbedderError, match=r"embedder\.text_prefix takes \d+ of splitting\.max_tokens = 32"):
         Splitter(SplittingSettings(max_tokens=32, overlap_tokens=8), prefixed("word " * 40))
+
+
+SENTENCES = """
+import json, sys
+from nightloom.sentences import sentence_splitter
+
+finders = list(sys.meta_path)
+sentences = sentence_splitter()("The moon pulls tides. Iron rusts.")
+taken = sorted({name.partition(".")[0] for name in sys.modules} & {"scipy", "sklearn"})
+assert [one for one in sys.meta_path if one in finders] == finders
+import scipy.stats, sklearn.feature_extraction
+print(json.dumps([sentences, taken]))
+"""
+
+
+def test_sentences_are_cut_without_what_nltk_takes_along() -> None:
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", SENTENCES], capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["The moon pulls tides. ", "Iron rusts."], []]
+
+
+def test_what_is_not_taken_along_is_refused_to_one_thread_alone() -> None:
+    finder = Refusing()
+    with pytest.raises(ModuleNotFoundError, match="is not imported for NLTK"):
+        finder.find_spec("scipy.stats", None)
+    assert finder.find_spec("numpy", None) is None
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(finder.find_spec, "scipy.stats", None).result() is None

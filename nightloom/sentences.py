@@ -1,0 +1,54 @@
+"""Sentences: where LlamaIndex cuts a text, which is where NLTK's Punkt does."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+NOT_NEEDED = frozenset({"scipy", "sklearn"})
+"""NLTK takes them along where they are installed, for functions that nobody calls here: 3 s and 150 MB of a night."""
+
+
+class Refusing(MetaPathFinder):
+    """Has one thread find none of the packages that are not needed; others find them as ever."""
+
+    def __init__(self) -> None:
+        """The thread that asks for it is the one."""
+        self._thread = threading.get_ident()
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        """Find nothing, or refuse: see `importlib.abc`."""
+        if fullname.partition(".")[0] in NOT_NEEDED and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"{fullname} is not imported for NLTK", name=fullname)
+        return None
+
+
+@contextmanager
+def _finding_with(finder: MetaPathFinder) -> Iterator[None]:
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def sentence_splitter() -> Callable[[str], list[str]]:
+    """LlamaIndex's own cut into sentences; joined, they are the text.
+
+    It takes two seconds the first time, for LlamaIndex's imports.
+    """
+    with _finding_with(Refusing()):
+        import nltk.data  # noqa: F401, PLC0415  before LlamaIndex does
+
+    from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer  # noqa: PLC0415
+
+    split: Callable[[str], list[str]] = split_by_sentence_tokenizer()
+    return split

@@ -1,5 +1,6 @@
 """Sentences: where LlamaIndex cuts a text, which is where NLTK's Punkt does."""
 
+import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,7 @@ def sentence_splitter() -> Callable[[str], list[str]]:
     It takes two seconds the first time, for LlamaIndex's imports.
     """
     with _finding_with(Refusing()):
-        import nltk.data  # noqa: F401, PLC0415  before LlamaIndex does
+        importlib.import_module("nltk.data")  # before LlamaIndex does
 
     from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer  # noqa: PLC0415
 

@@ -122,7 +122,8 @@ SECTIONS = [
     ),
     Section(
         "The second night",
-        "What the nights after the first cost against the first build.",
+        "What the nights after the first cost against the first build, each counted with the model's time for what it"
+        " embeds.",
         "benchmarks/second_night.py --documents 1000 10000",
     ),
     Section(

@@ -4,8 +4,8 @@
 
 The whole flow on a real Milvus server (one of its own on loopback, unless --uri names one), a document a node. Nights
 are a day apart: each meets a Prefect server that has written down the events of the one before. Up to
---real documents with the real model; beyond, texts are embedded as hashes of themselves, and the first build is counted
-with what the model would have taken for it, at the rate that it has on this machine for texts of this kind. Exit code 1
+--real documents with the real model; beyond, texts are embedded as hashes of themselves, and each night is counted with
+what the model would have taken for them, at the rate that it has on this machine for texts of this kind. Exit code 1
 where a night embeds more than what changed, or where a night without changes takes more than its share.
 """
 
@@ -104,15 +104,15 @@ def measure(documents: int, uri: str, rate: float | None) -> tuple[list[list[obj
             (folder / "corpus.jsonl").write_text("\n".join(rows), encoding="utf-8")
             with prefect_api():
                 seconds, report = asyncio.run(timed_night(write_corpus_file(folder, uri, update)))
-            first = first or seconds + (documents / rate if rate else 0)
             embedded = report["nodes"]["embedded"]
+            seconds += embedded / rate if rate else 0
+            first = first or seconds
             wanted = documents // step if step else 0 if lines else documents
             good &= embedded == wanted
             good &= night != "nothing changed" or documents < LARGE or seconds < UNCHANGED_SHARE * first
-            counted = first if not lines else seconds
             spent = sorted(((value, stage) for stage, value in report["seconds"].items() if stage != "total"))[-2:]
             most = ", ".join(f"{stage} {value:.1f} s" for value, stage in reversed(spent) if value)
-            lines.append([f"{documents:,}", night, f"{counted:.1f} s", f"{counted / first:.2%}", embedded, most])
+            lines.append([f"{documents:,}", night, f"{seconds:.1f} s", f"{seconds / first:.2%}", embedded, most])
             print(*lines[-1], sep="  ", file=sys.stderr, flush=True)
     return lines, good
 

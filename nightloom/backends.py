@@ -156,11 +156,14 @@ def choose(model: Model, ways: Sequence[Candidate]) -> Candidate:
     if len(ways) == 1:
         return ways[0]
     file = CACHE / f"{model.weights[:32]}-{_machine()}.json"
-    rates = dict(_read_rates(file))
-    if not {str(way) for way in ways} <= rates.keys():  # nothing is kept yet, or there is a GPU now
-        rates |= dict.fromkeys(map(str, ways), 0.0) | dict(measured_elsewhere(model, ways))
-        CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.write_text(json.dumps(rates), encoding="utf-8")
+    names = [str(way) for way in ways]
+    rates = _read_rates(file)
+    if not rates.keys() >= set(names):  # nothing is kept yet, or there is a GPU now
+        measured = measured_elsewhere(model, ways)
+        rates = _read_rates(file)  # as another process may have kept them meanwhile: all shall choose by the same ones
+        if not rates.keys() >= set(names):
+            rates = {**rates, **dict.fromkeys(names, 0.0), **measured}
+            _keep_rates(file, rates)
     return max(ways, key=lambda way: rates[str(way)] * _worth(way))
 
 
@@ -335,6 +338,13 @@ def _machine() -> str:
     libraries = [f"{name}{version(name)}" for name in ("torch", "onnxruntime", "openvino") if find_spec(name)]
     parts = [kind or platform.machine(), f"{cores()}cores", *libraries]
     return "".join(letter if letter.isalnum() or letter == "." else "_" for letter in "-".join(parts))
+
+
+def _keep_rates(file: Path, rates: Mapping[str, float]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    whole = file.with_suffix(f".{os.getpid()}")  # what others read is never half a file
+    whole.write_text(json.dumps(rates), encoding="utf-8")
+    whole.replace(file)
 
 
 def _read_rates(file: Path) -> Mapping[str, float]:

@@ -244,6 +244,20 @@ def test_a_way_that_was_not_there_before_is_measured(
     assert len(list(cache.glob("*.json"))) == 1
 
 
+def test_of_two_processes_that_measure_at_once_both_go_by_what_was_kept_first(
+    cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_arguments: object) -> dict[str, float]:
+        monkeypatch.setattr(backends, "measured_elsewhere", lambda *_arguments: {str(ONNX): 20.0, str(OPENVINO): 10.0})
+        assert choose(model, [ONNX, OPENVINO]) == ONNX, "the other one, which is done first"
+        return {str(ONNX): 10.0, str(OPENVINO): 20.0}
+
+    monkeypatch.setattr(backends, "measured_elsewhere", measured)
+    assert choose(model, [ONNX, OPENVINO]) == ONNX
+    assert choose(model, [ONNX, OPENVINO]) == ONNX
+    assert {one.suffix for one in cache.iterdir()} == {".onnx", ".json"}, "nothing half-written is left"
+
+
 def test_a_way_that_does_not_work_is_not_chosen(cache: Path, graph: Path, model: Model) -> None:
     broken = Candidate("onnx", "int8")
     (cache / graph.name.replace("fp32", "int8")).write_bytes(b"no graph")

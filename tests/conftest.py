@@ -53,7 +53,6 @@ FIRST = (
     "test_operating.py",
     "test_milvus_access.py",
     "test_check.py",
-    "test_docs.py",
     "test_updates.py",
     "test_faults.py",
     "test_hybrid.py",

@@ -112,8 +112,9 @@ SECTIONS = [
     Section(
         "Where a first build's time goes",
         "A first build of Cranfield, with the precision that this machine chooses: who had its processors, and what"
-        " Python did in the flow's process, its start and imports included. What is left beside the model cannot go:"
-        " nodes are cut with the model's own tokenizer, once, as the embedder takes the same tokens; rows are packed as"
+        " Python did in the flow's process, its start and imports included. What stays beside the model, and why:"
+        " imports are those of Prefect, LlamaIndex and pymilvus, once a process; nodes are cut with the model's own"
+        " tokenizer, once, as the embedder takes the same tokens; rows are packed as"
         " they lie in memory; Prefect's server writes down each task run, three for 256 documents. The waiting is at"
         " the end, where nothing is left to embed: a new collection has to be loaded before it is asked, and each of"
         " the strong reads that verify and prove the promotion waits for a tick of Milvus's clock, a fifth of a second."

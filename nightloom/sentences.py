@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 NOT_NEEDED = frozenset({"scipy", "sklearn"})
-"""NLTK takes them along where they are installed, for functions that nobody calls here: 3 s and 150 MB of a night."""
+"""NLTK takes them along where they are installed, for functions that nobody calls here: 3 s and 80 MB of a night."""
 
 
 class Refusing(MetaPathFinder):

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks.measuring import alone, table
@@ -83,7 +83,8 @@ def used(milvus: int) -> dict[str, float]:
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     for task in Path("/proc/self/task").iterdir():
         name = names.get(int(task.name))
-        found[MODEL if name is None else who(name)] += seconds_of(task / "stat")
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile is counted below
+            found[MODEL if name is None else who(name)] += seconds_of(task / "stat")
     ended = resource.getrusage(resource.RUSAGE_SELF)
     found[POOLS] += ended.ru_utime + ended.ru_stime - sum(found.values())  # threads of pools that are no more
     for pid in children(os.getpid()):

@@ -34,6 +34,8 @@ LIMIT_SECONDS = 20
 class ConstantEmbedder(Embedder):
     """Reads and measures as the real one does, and embeds every text alike."""
 
+    dim = DIM
+
     def open_soon(self) -> None:
         """Nothing: no model is needed."""
 

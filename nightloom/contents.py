@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -42,6 +43,18 @@ from nightloom.vectors import Vectors
 WRITES_IN_FLIGHT = 3
 SEALED_ROWS = 5_000
 """From so many on, a server's searches gain more from sealed rows than sealing takes: 2 s. On Milvus Lite, from one."""
+
+
+class Sealed(NamedTuple):
+    """What a generation is once its rows are sealed.
+
+    Attributes:
+        rows: As count(*) gives them, physical duplicates included; reads after it see every write before it.
+        warning: Of an index over the vectors that does not fit the rows and stays; "" where it fits.
+    """
+
+    rows: int
+    warning: str = ""
 
 
 class Contents:
@@ -146,12 +159,15 @@ class Contents:
         await self.connection.load(collection)
         return await self.connection.call(lambda: audit(self.connection, collection))
 
-    async def verify(self, collection: str, expected: Mapping[str, str], *, every_row: bool = False) -> int:
+    async def verify(
+        self, collection: str, expected: Mapping[str, str], rows: int | None = None, *, every_row: bool = False
+    ) -> int:
         """Check that a generation holds these documents in these versions, each with all its rows, and nothing else.
 
         Args:
             collection: Physical name.
             expected: Version by document id.
+            rows: As `seal` has just counted them; None to count them here.
             every_row: Look at every row, where somebody else may have written too; else at the heads and count(*).
 
         Returns:
@@ -160,7 +176,7 @@ class Contents:
         Raises:
             IndexInconsistent: Names the documents.
         """
-        rows = await self.connection.count(collection)
+        rows = await self.connection.count(collection) if rows is None else rows
         total = await self.connection.call(lambda: count_expected(self.connection, collection, expected))
         if rows == total and not every_row:
             return rows
@@ -281,30 +297,31 @@ class Contents:
         rows = await self._rows(collection, conditions, ("version", "text", "embedding"))
         return {(row["version"], row["text"]): np.asarray(row["embedding"], dtype=np.float32) for row in rows}
 
-    async def seal(self, collection: str, settings: IndexSettings, *, may_rebuild: bool) -> str:
+    async def seal(self, collection: str, settings: IndexSettings, *, may_rebuild: bool) -> Sealed:
         """Seal what was written, where that pays, and have the index over the vectors fit the rows that are there.
 
         Args:
             collection: Physical name.
             settings: What the corpus file wants.
             may_rebuild: Whether nobody reads the collection yet.
-
-        Returns:
-            What to warn of, where it does not fit and stays; "" otherwise.
         """
         rows = await self.connection.count(collection)
         wanted = fitting(settings, rows, is_lite=self.connection.settings.is_lite)
         kind = await self.connection.index_kind(collection)
         rebuilds = may_rebuild and kind != wanted.kind  # and only what is sealed is indexed
-        if rebuilds or (may_rebuild and rows >= SEALED_ROWS) or self.connection.settings.is_lite:
+        flushes = rebuilds or (may_rebuild and rows >= SEALED_ROWS) or self.connection.settings.is_lite
+        if flushes:
             await self.connection.flush(collection)
         if rebuilds:
             await self.connection.rebuild_index(collection, wanted)
+        if flushes:
+            rows = await self.connection.count(collection)
         if rebuilds or kind == wanted.kind:
-            return ""
-        return (
+            return Sealed(rows)
+        return Sealed(
+            rows,
             f"the index over the vectors is {kind}, and {rows} rows should have {wanted.kind}; readers read it, so it"
-            ' stays: a night with index.update = "generation" builds it'
+            ' stays: a night with index.update = "generation" builds it',
         )
 
     async def is_exact(self, collection: str) -> bool:

@@ -36,6 +36,15 @@ class Embedder:
         return self.engine.max_tokens
 
     @property
+    def dim(self) -> int:
+        """Dimensions of its vectors; 0 where only an endpoint's answer will tell. It may have to open the model.
+
+        Raises:
+            EmbedderError: The model cannot be opened.
+        """
+        return self.engine.dim
+
+    @property
     def work(self) -> Work:
         """What embedding nodes took so far."""
         return self.engine.work
@@ -93,6 +102,17 @@ class Embedder:
     def tokens(self, text: str) -> Tokens:
         """The tokens of a text, special ones included, prefix not: as many as there are, read by the model or not."""
         return self.engine.tokens(text)
+
+    def joined_tokens(self, parts: Sequence[Tokens]) -> Tokens | None:
+        """The tokens of texts that stand behind each other with white space between them, prefix not included.
+
+        Args:
+            parts: `tokens` of each of them.
+
+        Returns:
+            None where they do not follow from those of the parts.
+        """
+        return self.engine.joined_tokens(parts)
 
     def count_tokens(self, text: str) -> int:
         """How many `tokens` a text has."""

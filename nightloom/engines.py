@@ -78,6 +78,10 @@ class Engine(Protocol):
     def precision(self) -> str:
         """Of the model's numbers."""
 
+    @property
+    def dim(self) -> int:
+        """Dimensions of its vectors; 0 where only an answer will tell."""
+
     def follow(self, precision: str) -> None:
         """Give vectors of a precision, where the corpus file leaves it open.
 
@@ -87,6 +91,9 @@ class Engine(Protocol):
 
     def tokens(self, text: str) -> Tokens:
         """The tokens of a text, special ones included: as many as there are, read by the model or not."""
+
+    def joined_tokens(self, parts: Sequence[Tokens]) -> Tokens | None:
+        """The tokens of texts with white space between them; None where they do not follow from those of each."""
 
     def open_soon(self) -> None:
         """Begin to open the model, where that takes its time."""

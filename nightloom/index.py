@@ -220,24 +220,32 @@ class Index:
         """Whether reads through the alias agree with a proof, so many times one after the other."""
         for at in range(times):
             await asyncio.sleep(PROOF_PAUSE_SECONDS if at else 0)
-            if not agrees(await self.seen(proof), proof):
+            if not agrees(await self.seen(proof, is_first=not at), proof):
                 return False
         return True
 
-    async def seen(self, documents: Collection[str]) -> Mapping[str, str] | None:
-        """Versions of a few documents, by their ids, as readers find them through the alias; None where they cannot."""
+    async def seen(self, documents: Collection[str], *, is_first: bool = True) -> Mapping[str, str] | None:
+        """Versions of a few documents as readers find them through the alias.
+
+        Args:
+            documents: Their ids.
+            is_first: Whether every write before must be seen; a read after such a one need not wait for that again.
+
+        Returns:
+            Version by document id; None where readers cannot read.
+        """
         try:
-            return await self.connection.call(lambda: self._seen(documents))
+            return await self.connection.call(lambda: self._seen(documents, "Strong" if is_first else "Bounded"))
         except (IndexUnavailable, IndexRefused):
             return None
 
-    def _seen(self, documents: Collection[str]) -> Mapping[str, str]:
+    def _seen(self, documents: Collection[str], consistency: str) -> Mapping[str, str]:
         rows = self.connection.client.query(
             self.alias,
             filter=f"{HEADS} and {among(documents)}" if documents else HEADS,
             output_fields=["document_id", "version"],
             limit=PROOF_ROWS if documents else 1,
-            consistency_level="Strong",
+            consistency_level=consistency,
             timeout=self.connection.timeout_seconds,
         )
         return {row["document_id"]: row["version"] for row in rows}

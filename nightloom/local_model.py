@@ -5,7 +5,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from nightloom.backends import Backend, check_ways, fastest_precision, open_back
 from nightloom.corpus import EmbedderSettings
 from nightloom.engines import Work, batches
 from nightloom.models import Model, contents_of, find_model, pad_token, read_limit
-from nightloom.tokenizing import Tokenize, tokenizer_in
+from nightloom.tokenizing import Tokenizer, tokenizer_in
 from nightloom.vectors import Tokens, Vectors, checked
 
 
@@ -81,12 +81,16 @@ class LocalModel:
         return pad_token(self.folder)
 
     @cached_property
-    def _tokenize(self) -> Tokenize:
+    def _tokenizer(self) -> Tokenizer:
         return tokenizer_in(self.folder, self.settings.model)
 
     def tokens(self, text: str) -> Tokens:
         """The tokens of a text, special ones included: as many as there are, read by the model or not."""
-        return self._tokenize(text)
+        return self._tokenizer.tokens(text)
+
+    def joined_tokens(self, parts: Sequence[Tokens]) -> Tokens | None:
+        """The tokens of texts with white space between them; None where they do not follow from those of each."""
+        return self._tokenizer.joined(parts)
 
     @cached_property
     def backend(self) -> Backend:
@@ -99,7 +103,24 @@ class LocalModel:
 
     def open_soon(self) -> None:
         """Begin to open the model, while whoever needs it has something else to do."""
-        self._thread.submit(lambda: self.backend)  # where that fails, the first text says why
+        _ = self._dim  # where that fails, the first text says why
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of its vectors; waits until the model is open.
+
+        Raises:
+            EmbedderError: It cannot be opened.
+        """
+        return self._dim.result()
+
+    @cached_property
+    def _dim(self) -> Future[int]:
+        return self._thread.submit(self._measure_dim)
+
+    def _measure_dim(self) -> int:
+        ids, mask = _padded([self._read(self.tokens("dimensions"))], self._padding)
+        return int(self.backend.encode(ids, mask).shape[1])
 
     async def embed(self, texts: Sequence[str], tokens: Sequence[Tokens], *, are_nodes: bool) -> Vectors:
         """Embed texts; of one with more than `max_tokens`, the model reads so many.

@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from nightloom.errors import (
     Held,
     IndexRefused,
     NightFailed,
+    NightloomError,
     Outcome,
     TextsDeclined,
 )
@@ -148,6 +149,7 @@ class Night:
         self._asked: dict[str, Question] = {}
         self._reused = 0
         self._creating = asyncio.Lock()
+        self._beginning: asyncio.Task[tuple[Generation, int] | None] | None = None
         self._claimed = self._resumed = self._promoted = False
 
     async def read_state(self) -> None:
@@ -304,6 +306,7 @@ class Night:
         Raises:
             EmbeddingError: The embedder gave a wrong number of vectors.
         """
+        self._begin()
         known = await self._known_vectors(work)
         new = [node for node in work.nodes if (node.version, node.text) not in known]
         tokens = [self._tokens(node) for node in new]
@@ -378,14 +381,48 @@ class Night:
         """Tonight's generation, created when first needed: a night without changes leaves nothing behind."""
         async with self._creating:
             if self.target is None:
-                now = datetime.now(UTC)
-                self.target = await self.index.create(
-                    self.fingerprint, dim, self.generations, now, self.embedder.description
-                )
+                self.target = await self._begun(dim) or await self._create(dim)
                 self._claimed = True
             elif not self._claimed:
                 await self._claim(self.target)
             return self.target
+
+    async def _create(self, dim: int) -> Generation:
+        now = datetime.now(UTC)
+        return await self.index.create(self.fingerprint, dim, self.generations, now, self.embedder.description)
+
+    def _begin(self) -> None:
+        """Create tonight's generation while its first nodes are embedded: a server takes seconds to make it ready."""
+        if self.target is None and self._beginning is None and not self.corpus.milvus.is_lite:
+            self._beginning = asyncio.create_task(self._create_early())
+
+    async def _create_early(self) -> tuple[Generation, int] | None:
+        """The generation and its dimensions; None where that failed, or only an endpoint's answer will tell those."""
+        try:
+            dim = await self._expected_dim()
+            return (await self._create(dim), dim) if dim else None
+        except NightloomError:  # comes again, and is told, when the generation is needed
+            return None
+
+    async def _expected_dim(self) -> int:
+        """Dimensions of tonight's vectors: those of the live generation, where they go together."""
+        if self.live and self.live.fingerprint == self.fingerprint:
+            return await self.index.contents.dim(self.live.name)
+        return await asyncio.to_thread(lambda: self.embedder.dim)
+
+    async def _begun(self, dim: int) -> Generation | None:
+        """The generation that was created early, if it takes vectors of so many dimensions."""
+        found = await asyncio.shield(self._beginning) if self._beginning else None
+        if found and found[1] != dim:
+            await self.index.drop(found[0])
+            return None
+        return found[0] if found else None
+
+    async def drop_unused(self) -> None:
+        """Drop the generation that was created early, where nothing came to be written to it."""
+        found = await self._beginning if self._beginning else None
+        if found and self.target is None:
+            await self.index.drop(found[0])
 
     def count_shard(self, work: ShardNodes, written: int) -> None:
         """Take a shard that is in the index into the counts."""
@@ -477,9 +514,9 @@ class Night:
                 f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(uris)}"
             )
         contents = self.index.contents
-        unfit = await contents.seal(target.name, self.corpus.index, may_rebuild=not self.in_place)
+        rows, unfit = await contents.seal(target.name, self.corpus.index, may_rebuild=not self.in_place)
         self.warnings += [unfit] if unfit else []
-        self.nodes.total = await contents.verify(target.name, self.versions, every_row=self._resumed)
+        self.nodes.total = await contents.verify(target.name, self.versions, rows, every_row=self._resumed)
         await self.index.set_whole(target.name)
         return self.nodes.total
 
@@ -732,4 +769,8 @@ async def open_night(
                 allow_removals=allow_removals,
                 repair=repair,
             )
-            yield night
+            try:
+                yield night
+            finally:
+                with suppress(NightloomError):
+                    await night.drop_unused()

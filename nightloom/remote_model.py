@@ -18,7 +18,7 @@ from nightloom.engines import Access, Work, batches
 from nightloom.errors import EmbedderError, EmbeddingError, EndpointUnavailable, TextsDeclined
 from nightloom.models import find_tokenizer, read_limit, tokenizer_of
 from nightloom.pace import LocalPace
-from nightloom.tokenizing import ENCODINGS, Tokenize, tokenizer_in, tokenizer_of_encoding
+from nightloom.tokenizing import ENCODINGS, Tokenizer, tokenizer_in, tokenizer_of_encoding
 from nightloom.vectors import Tokens, Vectors
 
 BATCH_TOKENS = 16_384
@@ -81,6 +81,11 @@ class RemoteModel:
         """What runs at the endpoint decides that."""
         return self._settings.precision
 
+    @property
+    def dim(self) -> int:
+        """Dimensions that the corpus file asks for, or that the first answer had; 0 before that."""
+        return self._dimensions or 0
+
     def follow(self, precision: str) -> None:
         """Nothing is left open here."""
 
@@ -91,13 +96,17 @@ class RemoteModel:
         return {"endpoint": [settings.model, settings.revision, settings.dimensions]}
 
     @cached_property
-    def _tokenize(self) -> Tokenize:
+    def _tokenizer(self) -> Tokenizer:
         name = self._settings.tokenizer_name or ""
         return tokenizer_of_encoding(name) if self._folder is None else tokenizer_in(self._folder, name)
 
     def tokens(self, text: str) -> Tokens:
         """The tokens of a text, special ones included: as many as there are, read by the model or not."""
-        return self._tokenize(text)
+        return self._tokenizer.tokens(text)
+
+    def joined_tokens(self, parts: Sequence[Tokens]) -> Tokens | None:
+        """The tokens of texts with white space between them; None where they do not follow from those of each."""
+        return self._tokenizer.joined(parts)
 
     def open_soon(self) -> None:
         """Nothing: the model is open already."""

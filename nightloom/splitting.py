@@ -1,9 +1,10 @@
 """From documents to nodes: pieces that the embedder reads whole, in order, covering every word of the text."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 from nightloom.corpus import SplittingSettings
@@ -11,6 +12,7 @@ from nightloom.documents import Document, Place, node_id
 from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError, EmbedderError
 from nightloom.sentences import sentence_splitter
+from nightloom.tokenizing import SPACES
 from nightloom.vectors import Tokens
 
 SPLITTER_VERSION = 3
@@ -56,11 +58,17 @@ class Section(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A piece of a text, where it begins in it, and its tokens without special ones."""
+    """A piece of a text, and where it begins in it.
+
+    Attributes:
+        tokens: How many there are, without special ones.
+        parts: The tokens of its sentences, as far as there is white space between them; else none.
+    """
 
     at: int
     text: str
     tokens: int
+    parts: tuple[Tokens, ...] = ()
 
 
 class Splitter:
@@ -144,9 +152,10 @@ class Splitter:
             at += len(sentence)
 
     def _shortened(self, at: int, text: str) -> Iterator[Piece]:
-        tokens = self._embedder.count_tokens(text) - self._embedder.special_tokens
-        if (tokens <= self._room and len(text.encode()) <= self._max_bytes) or len(text) == 1:
-            yield Piece(at, text, tokens)
+        tokens = self._embedder.tokens(text)
+        count = len(tokens) - self._embedder.special_tokens
+        if (count <= self._room and len(text.encode()) <= self._max_bytes) or len(text) == 1:
+            yield Piece(at, text, count, (tokens,))
             return
         lines = text.splitlines(keepends=True)
         cut = _middle(text)
@@ -182,7 +191,7 @@ class Splitter:
         if not text:
             return
         at = piece.at + len(piece.text) - len(piece.text.lstrip())
-        tokens = self._embedder.tokens(self._embedder.settings.text_prefix + text)
+        tokens = self._tokens(text, piece.parts)
         fits = len(text.encode()) <= self._max_bytes and len(tokens) <= self._settings.max_tokens
         if fits or len(text) == 1:
             yield Piece(at, text, piece.tokens), tokens
@@ -190,6 +199,12 @@ class Splitter:
         cut = _middle(text)
         yield from self._fitting(Piece(at, text[:cut], piece.tokens))
         yield from self._fitting(Piece(at + cut, text[cut:], piece.tokens))
+
+    def _tokens(self, text: str, parts: Sequence[Tokens]) -> Tokens:
+        """Of a node with the prefix: those of its sentences, where that is the same, so that nothing is read twice."""
+        prefix = self._embedder.settings.text_prefix
+        joined = self._embedder.joined_tokens(parts) if parts and not prefix else None
+        return self._embedder.tokens(prefix + text) if joined is None else joined
 
 
 def sections(document: Document) -> list[Section]:
@@ -219,7 +234,13 @@ def place_of(document: Document, piece: Piece, section: Section) -> Place:
 
 
 def _joined(pieces: list[Piece]) -> Piece:
-    return Piece(pieces[0].at, "".join(piece.text for piece in pieces), sum(piece.tokens for piece in pieces))
+    are_apart = all(one.text[-1] in SPACES or other.text[0] in SPACES for one, other in pairwise(pieces))
+    return Piece(
+        pieces[0].at,
+        "".join(piece.text for piece in pieces),
+        sum(piece.tokens for piece in pieces),
+        tuple(part for piece in pieces for part in piece.parts) if are_apart else (),
+    )
 
 
 def _middle(text: str) -> int:

@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,53 @@ import numpy as np
 from nightloom.errors import EmbedderError
 from nightloom.vectors import Tokens
 
-Tokenize = Callable[[str], Tokens]
-"""The tokens of a text, special ones included: as many as there are, read by the model or not."""
+SPACES = " \t\n\r"
+"""White space to every tokenizer; what else Python strips may be nothing at all to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """Measures texts.
+
+    Attributes:
+        tokens: The tokens of a text, special ones included: as many as there are, read by the model or not.
+        keeps_words: Whether a word has its tokens whatever stands beside it, and each text one special token at each
+            end: BERT's, which most models for sentences have.
+    """
+
+    tokens: Callable[[str], Tokens]
+    keeps_words: bool = False
+
+    def joined(self, parts: Sequence[Tokens]) -> Tokens | None:
+        """The tokens of texts that stand behind each other with white space between them.
+
+        Args:
+            parts: The tokens of each, one text at least.
+
+        Returns:
+            None where they do not follow from those of the parts.
+        """
+        if not self.keeps_words:
+            return None
+        return np.concatenate((parts[0][:1], *(part[1:-1] for part in parts), parts[0][-1:]))
+
 
 ENCODINGS = ("cl100k_base", "o200k_base")
 """Of OpenAI's models, by name; their files come with LlamaIndex."""
 
 
-def tokenizer_in(folder: Path, name: str) -> Tokenize:
+def tokenizer_in(folder: Path, name: str) -> Tokenizer:
     """The tokenizer among the files of a model.
 
     Raises:
         EmbedderError: It has none that is fast; the text names the model.
     """
-    from tokenizers import Tokenizer  # noqa: PLC0415  a night without work needs no tokenizer
+    import tokenizers  # noqa: PLC0415  a night without work needs no tokenizer
 
     file = folder / "tokenizer.json"
     tokenizer: Any
     if file.exists():
-        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
     else:
         from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import, and few models need it
 
@@ -38,10 +67,20 @@ def tokenizer_in(folder: Path, name: str) -> Tokenize:
             raise EmbedderError(f"{name}: has no fast tokenizer; nodes cannot be measured with it")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return lambda text: np.array(tokenizer.encode(text).ids, dtype=np.int64)
+
+    def tokens(text: str) -> Tokens:
+        return np.array(tokenizer.encode(text).ids, dtype=np.int64)
+
+    return Tokenizer(tokens, _keeps_words(tokenizer))
 
 
-def tokenizer_of_encoding(name: str) -> Tokenize:
+def _keeps_words(tokenizer: Any) -> bool:
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)
+    is_of_bert = [type(part).__name__ for part in parts] == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
+    return is_of_bert and tokenizer.encode("a").special_tokens_mask == [1, 0, 1]
+
+
+def tokenizer_of_encoding(name: str) -> Tokenizer:
     """One of `ENCODINGS`; what looks like a special token in a text is text."""
     import tiktoken  # noqa: PLC0415  few need it
 
@@ -50,4 +89,4 @@ def tokenizer_of_encoding(name: str) -> Tokenize:
         folder = Path(package.origin).parent / "_static" / "tiktoken_cache"
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(folder))  # else it is fetched from the network
     encoding = tiktoken.get_encoding(name)
-    return lambda text: np.array(encoding.encode(text, disallowed_special=()), dtype=np.int64)
+    return Tokenizer(lambda text: np.array(encoding.encode(text, disallowed_special=()), dtype=np.int64))

@@ -32,6 +32,8 @@ QRELS = {"q1": "bread.txt", "q2": "chess.txt", "q3": "moon.txt"}
 
 ON_LITE = pytest.mark.parametrize("home", ["lite"], indirect=True)
 """For what both kinds of Milvus do alike: nights over a server take three times as long."""
+ON_SERVER = pytest.mark.parametrize("home", [pytest.param("server", marks=pytest.mark.milvus)], indirect=True)
+"""For what only a server is asked for."""
 
 
 class Vector(list[float]):

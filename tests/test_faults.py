@@ -92,6 +92,8 @@ NO_PROBES = "[gate]\nprobes = 0\n"
 class ConstantEmbedder(Embedder):
     """Measures as the real one does, and embeds every text alike: what is embedded does not matter here."""
 
+    dim = DIM
+
     def open_soon(self) -> None:
         """Nothing: no model is needed."""
 

@@ -19,8 +19,11 @@ from nightloom.corpus import EmbedderSettings, SplittingSettings
 from nightloom.documents import Document, Place
 from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError, EmbedderError
+from nightloom.models import find_model
 from nightloom.sentences import Refusing
 from nightloom.splitting import BYTES_PER_TOKEN, MAX_NODE_BYTES, Node, Splitter, sections
+from nightloom.tokenizing import tokenizer_in, tokenizer_of_encoding
+from nightloom.vectors import Tokens
 from tests.builders import MODEL, make_document
 
 VERSION = "0" * 32
@@ -240,9 +243,9 @@ class Counting(Embedder):
 
     measured = 0
 
-    def count_tokens(self, text: str) -> int:
+    def tokens(self, text: str) -> Tokens:
         self.measured += len(text)
-        return super().count_tokens(text)
+        return super().tokens(text)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +268,28 @@ def test_the_work_grows_with_the_text_and_not_with_its_square(text: str) -> None
         )
         measured.append(counting.measured)
     assert measured[1] < 8 * measured[0], "four times the text"
+
+
+def test_sentences_with_space_between_them_are_measured_once() -> None:
+    counting = Counting(EmbedderSettings(model=MODEL))
+    text = "A few words. " * 100
+    nodes = Splitter(SplittingSettings(max_tokens=32, overlap_tokens=0), counting).split(make_document(text), VERSION)
+    assert len(nodes) > 10
+    assert counting.measured <= len(text)
+
+
+def test_what_another_tokenizer_makes_of_a_whole_does_not_follow_from_its_parts(tmp_path: Path) -> None:
+    made = json.loads((find_model(MODEL) / "tokenizer.json").read_text(encoding="utf-8"))
+    made["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
+    other = tokenizer_in(tmp_path, "another")
+    bert = tokenizer_in(find_model(MODEL), "BERT's")
+    texts = ("The tide ", "turns.")
+    assert other.joined([other.tokens(text) for text in texts]) is None
+    assert tokenizer_of_encoding("cl100k_base").joined([np.zeros(1, dtype=np.int64)]) is None
+    joined = bert.joined([bert.tokens(text) for text in texts])
+    assert joined is not None
+    assert np.array_equal(joined, bert.tokens("".join(texts)))
 
 
 # --- limits of the embedder

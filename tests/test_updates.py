@@ -15,12 +15,12 @@ from nightloom.contents import Contents
 from nightloom.documents import document_id
 from nightloom.embedding import Embedder
 from nightloom.errors import EmbedderError, Held, IndexBusy, IndexInconsistent, IndexInputError, IndexTaken, NightFailed
-from nightloom.generations import WRITER
+from nightloom.generations import WRITER, Generation
 from nightloom.index import Index, open_index
 from nightloom.night import Night
 from nightloom.vectors import Vectors
 from tests.builders import command
-from tests.nights import ON_LITE, TEXTS, Home, live_name, night
+from tests.nights import ON_LITE, ON_SERVER, TEXTS, Home, live_name, night
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -352,6 +352,61 @@ async def test_a_row_that_milvus_refuses_is_found_by_halving_and_its_document_qu
     report = await night(home)
     assert [entry["uri"] for entry in report["quarantine"]] == ["texts/moon.txt"]
     assert set(await texts_of(home)) == set(TEXTS) - {"moon.txt"}
+
+
+# --- a generation that is created while its first nodes are embedded
+
+
+@ON_SERVER
+async def test_a_generation_is_there_before_its_first_nodes_are_embedded(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = Embedder.embed_texts
+    seen: list[str] = []
+
+    async def wait_and_embed(self: Embedder, *texts: Any) -> Vectors:
+        async with asyncio.timeout(30):
+            while not seen:
+                seen.extend(await generations_of(home))
+        return await embed(self, *texts)
+
+    monkeypatch.setattr(Embedder, "embed_texts", wait_and_embed)
+    report = await night(home)
+    assert [report["generation"]] == seen == await generations_of(home)
+
+
+@ON_SERVER
+async def test_a_generation_to_which_nothing_came_to_be_written_is_dropped(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.write({name: text for name, text in TEXTS.items() if name != "moon.txt"})
+    home.configure(evaluation=False)
+    first = await night(home)
+    spoil_moon(monkeypatch)
+    home.write(TEXTS)
+    created = asyncio.Event()
+    create = Index.create
+
+    async def create_and_tell(self: Index, *given: Any) -> Generation:
+        found = await create(self, *given)
+        created.set()
+        return found
+
+    monkeypatch.setattr(Index, "create", create_and_tell)
+    report = await night(home)
+    assert (report["outcome"], report["documents"]["quarantined"]) == ("unchanged", 1)
+    assert created.is_set()
+    assert await generations_of(home) == [first["generation"]]
+
+
+@ON_SERVER
+async def test_a_generation_of_other_dimensions_than_the_vectors_turn_out_to_have_is_made_anew(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Embedder, "dim", 7)
+    report = await night(home)
+    assert report["nodes"]["embedded"] == len(await home.rows())
+    assert await generations_of(home) == [report["generation"]]
 
 
 # --- operating

@@ -96,10 +96,10 @@ async def test_a_graph_is_built_over_many_rows_and_finds_what_a_full_scan_does(
     index, name, questions = filled
     contents, connection = index.contents, index.connection
     monkeypatch.setattr(vector_index, "FLAT_ROWS", ROWS)
-    assert "3000 rows should have HNSW" in await contents.seal(name, AUTO, may_rebuild=False)
+    assert "3000 rows should have HNSW" in (await contents.seal(name, AUTO, may_rebuild=False)).warning
     assert await connection.index_kind(name) == "FLAT"
     assert await contents.measure_index_recall(name, questions) == 1
-    assert await contents.seal(name, AUTO, may_rebuild=True) == ""
+    assert await contents.seal(name, AUTO, may_rebuild=True) == (3000, "")
     assert await connection.index_kind(name) == "HNSW"
     ranked = await contents.rank(name, questions, 300)
     assert [ranking[0][0] for ranking in ranked] == [f"s/{question.text}" for question in questions]

@@ -75,6 +75,7 @@ class HashEmbedder(Embedder):
 
     identity = "vectors are hashes of their texts"
     precision = "fp32"
+    dim = DIM
 
     def tokens(self, text: str) -> Tokens:
         """As many as there are words, and the two special tokens that the packaged tokenizer would add."""

@@ -33,10 +33,10 @@ from pydoc_data.topics import topics
 from typing import Any, Protocol
 from uuid import uuid4
 
-from pymilvus import MilvusClient, connections
+from pymilvus import connections
 
 from benchmarks.measuring import RUNS, Timing, bars, own_process, peak_megabytes, table
-from benchmarks.nights import timed_night
+from benchmarks.nights import clear, timed_night
 from benchmarks.retrieval import MODEL, ROOT, cranfield
 from deployments.local_milvus import local_milvus
 from flows.prefect_api import prefect_api
@@ -364,16 +364,6 @@ def with_queries(work: Work, folder: Path) -> Work:
 
 
 # --- measuring
-
-
-def clear(uri: str) -> None:
-    """Drop every collection: the more are loaded, the slower is the server."""
-    client = MilvusClient(uri)
-    for name in client.list_collections():
-        for alias in client.list_aliases(name)["aliases"]:
-            client.drop_alias(alias)
-        client.drop_collection(name)
-    client.close()
 
 
 class Ways:

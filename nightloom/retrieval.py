@@ -12,7 +12,7 @@ MORE = 4
 """Times as many are asked for where they are of too few documents."""
 MOST_NODES = 16_384
 """Milvus answers a search with no more."""
-BATCH = 50
+BATCH = 100
 """Questions that one request asks: with more, Milvus answers no faster."""
 REQUEST_NODES = 160_000
 """Nodes in the answer to one request, which Milvus limits by their bytes."""

@@ -19,9 +19,9 @@ from nightloom.errors import InputError, NightloomError, SourceUnavailable
 from nightloom.evaluation import judge
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
+from nightloom.heads import rows_of
 from nightloom.index import Index, open_index, proof_in
 from nightloom.models import is_of_hub
-from nightloom.planning import rows_of
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter
 from tasks.secrets import find_secret
@@ -157,9 +157,9 @@ async def _milvus(corpus: Corpus) -> str:
 async def _health(index: Index, live: Generation) -> str:
     """Whether readers see the whole of the live generation."""
     rows, heads = await index.contents.read(live.name)
-    if rows != rows_of(heads.values()):
+    if rows != rows_of(heads):
         raise InputError(
-            f"{live.name} has {rows} rows, and its documents say {rows_of(heads.values())}; `nightloom verify --repair`"
+            f"{live.name} has {rows} rows, and its documents say {rows_of(heads)}; `nightloom verify --repair`"
         )
     if live.promoted and live.writer:
         raise InputError(f"a night that wrote to {live.name} has died or is under way; the next one makes it whole")

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nightloom.documents import node_id
+from nightloom.heads import Head, HeadTable
 from nightloom.milvus import Connection
-from nightloom.planning import Head
 from nightloom.rows import ALL_ROWS, HEAD_FIELDS, HEADS, checked_id, head_of
+from nightloom.versions import among
 
 NAMED_DOCUMENTS = 10
 """How many documents a message names before it only counts them."""
@@ -60,16 +61,21 @@ class Audit:
         return frozenset(finding.document for finding in self.findings)
 
     @property
-    def sound(self) -> dict[str, Head]:
+    def sound(self) -> Mapping[str, Head]:
         """The heads of the documents whose rows are whole."""
         damaged = self.damaged
+        if not damaged:
+            return self.heads
         return {key: head for key, head in self.heads.items() if key not in damaged}
 
 
-def read_heads(connection: Connection, collection: str) -> dict[str, Head]:
+def read_heads(connection: Connection, collection: str) -> HeadTable:
     """The head of every indexed document, by document id, as the last strong read left them."""
-    batches = connection.scan(collection, HEADS, HEAD_FIELDS)
-    return {row["document_id"]: head_of(row) for batch in batches for row in batch}
+    heads = HeadTable()
+    for batch in connection.scan(collection, HEADS, HEAD_FIELDS):
+        for row in batch:
+            heads.add(head_of(row))
+    return heads
 
 
 def count_expected(connection: Connection, collection: str, expected: Mapping[str, str]) -> int | None:
@@ -85,8 +91,9 @@ def count_expected(connection: Connection, collection: str, expected: Mapping[st
     """
     rows, seen = 0, set[int]()
     for batch in connection.scan(collection, HEADS, ("document_id", "version", "total")):
-        for row in batch:
-            if expected.get(row["document_id"]) != row["version"]:
+        wanted = among(expected, [row["document_id"] for row in batch])
+        for row, version in zip(batch, wanted, strict=True):
+            if row["version"] != version:
                 return None
             seen.add(hash(row["document_id"]))
             rows += row["total"]
@@ -100,12 +107,14 @@ def audit(connection: Connection, collection: str) -> Audit:
     """
     rows = connection.count_now(collection)
     heads = read_heads(connection, collection)
+    last, head = "", None
     right: Counter[str] = Counter()
     every: Counter[str] = Counter()
     for batch in connection.scan(collection, ALL_ROWS, ("document_id", "version", "position", "total")):
         for row in batch:
             key, position = row["document_id"], row["position"]
-            head = heads.get(key)
+            if key != last:  # rows come in order of their keys, document by document
+                last, head = key, heads.get(key)
             every[key] += 1
             if (
                 head is not None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nightloom.vectors import Vectors
+from nightloom.versions import among
 
 Columns = Sequence[Any]
 PACKED = b"\x0a"
@@ -35,8 +36,9 @@ def wanted(columns: Columns, versions: Mapping[str, str]) -> list[int]:
         columns: With document_id and version.
         versions: Version by document id.
     """
-    pairs = zip(column(columns, "document_id"), column(columns, "version"), strict=True)
-    return [at for at, (document, version) in enumerate(pairs) if versions.get(document) == version]
+    found = among(versions, column(columns, "document_id"))
+    pairs = zip(column(columns, "version"), found, strict=True)
+    return [at for at, (version, wanted) in enumerate(pairs) if version == wanted]
 
 
 def select(columns: Columns, rows: Sequence[int]) -> list[Any]:

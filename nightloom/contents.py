@@ -15,9 +15,9 @@ from nightloom.columns import Columns, in_requests, select, wanted
 from nightloom.corpus import IndexSettings
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import HELD, WHOLE, WRITER
+from nightloom.heads import Head, rows_of, versions_of
 from nightloom.keywords import Keywords
 from nightloom.milvus import Connection
-from nightloom.planning import Head, rows_of, versions_of
 from nightloom.reranking import Reranker
 from nightloom.retrieval import LEG_NODES, Question, Ranking
 from nightloom.rows import (
@@ -109,7 +109,7 @@ class Contents:
 
         return await self.connection.call(dim)
 
-    async def read(self, collection: str) -> tuple[int, dict[str, Head]]:
+    async def read(self, collection: str) -> tuple[int, Mapping[str, Head]]:
         """Rows, physical duplicates included, and the head of every indexed document by document id."""
         rows = await self.connection.count(collection)
         return rows, await self.connection.call(lambda: read_heads(self.connection, collection))
@@ -190,7 +190,7 @@ class Contents:
         says = [named(found.findings)] if found.findings else []
         says += [f"not of tonight's version: {', '.join(names[:NAMED_DOCUMENTS])}"] if names else []
         raise IndexInconsistent(
-            f"{collection} holds {rows} rows where its heads count {rows_of(heads.values())}; wrong documents:"
+            f"{collection} holds {rows} rows where its heads count {rows_of(heads)}; wrong documents:"
             f" {'; '.join(says) or 'none that a scan can name'}; run again to mend them"
         )
 

@@ -1,9 +1,12 @@
 """Documents: what names one, what it is made of, and when it counts as the same."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+
+from nightloom.spool import Record
 
 ID_HEX_DIGITS = 32
 
@@ -107,6 +110,32 @@ class DocumentRef:
         """sha256 of what the embedding depends on, hex; None when the source says "as it was" (HTTP 304)."""
         return self._content.hex() if isinstance(self._content, bytes) else self._content
 
+    def record(self) -> Record:
+        """All of it, for a spool."""
+        span = self.span
+        return (
+            self.uri,
+            self._item,
+            self.source,
+            self._content,
+            None if self.path is None else str(self.path),
+            self.size_bytes,
+            self.media_type,
+            self.validator,
+            None if span is None else (span.offset, span.length, span.line, span.title_field, span.text_field),
+            self.metadata,
+        )
+
+    @classmethod
+    def of_record(cls, record: Record) -> "DocumentRef":
+        """The document that a record is."""
+        made = cls.__new__(cls)
+        made.uri, made._item, made.source, made._content, path, *others = record  # noqa: SLF001  its own
+        made.size_bytes, made.media_type, made.validator, span, made.metadata = others
+        made.path = None if path is None else _path(path)
+        made.span = None if span is None else Span(*span)
+        return made
+
     def __eq__(self, other: object) -> bool:
         """Whether it says the same of the same document."""
         if not isinstance(other, DocumentRef):
@@ -120,6 +149,12 @@ class DocumentRef:
     def __repr__(self) -> str:
         """Its name, for messages of tests."""
         return f"DocumentRef({self.uri!r})"
+
+
+@lru_cache(maxsize=1)
+def _path(path: str) -> Path:
+    """A path; the documents of a file follow one another."""
+    return Path(path)
 
 
 def _packed(digits: str | None) -> bytes | str | None:
@@ -186,5 +221,5 @@ class Quarantined:
 class Listing:
     """What a source has tonight."""
 
-    documents: tuple[DocumentRef, ...]
+    documents: Sequence[DocumentRef]
     quarantined: tuple[Quarantined, ...] = ()

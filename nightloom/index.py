@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from heapq import nsmallest
-from itertools import chain
 
 from pydantic import SecretStr
 
@@ -31,11 +30,12 @@ from nightloom.generations import (
     new_name,
     parse_name,
 )
+from nightloom.heads import Head, versions_of
 from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, open_connection
-from nightloom.planning import Head
 from nightloom.reranking import Reranker
 from nightloom.rows import HEADS, SCHEMA_VERSION, among
+from nightloom.versions import Versions, differing
 
 PROOFS = 20
 PROOF_PAUSE_SECONDS = 0.2
@@ -276,11 +276,8 @@ def proof_of(before: Mapping[str, Head], after: Mapping[str, str]) -> dict[str, 
     Returns:
         Version in the latter by document id, None where it does not hold the document.
     """
-    differing = chain(
-        (key for key, version in after.items() if key not in before or before[key].version != version),
-        (key for key in before if key not in after),
-    )
-    return {key: after.get(key) for key in nsmallest(PROOF_DOCUMENTS, differing)}
+    differ = differing(versions_of(before), after if isinstance(after, Versions) else Versions(after))
+    return {key: after.get(key) for key in nsmallest(PROOF_DOCUMENTS, differ)}
 
 
 def agrees(seen: Mapping[str, str] | None, proof: Mapping[str, str | None]) -> bool:

@@ -43,9 +43,10 @@ from nightloom.gate import (
 )
 from nightloom.generations import Generation, by_precedence, disposable, half_built
 from nightloom.golden import GoldenQueries, Reference, load_golden
+from nightloom.heads import ChosenHeads, Head, Validators, rows_of, versions_of
 from nightloom.history import NightRecord, history_with, read_history
 from nightloom.index import Index, agrees, open_index, proof_in, proof_of
-from nightloom.planning import Head, Plan, Shard, deal_out, make_plan, rows_of, versions_of
+from nightloom.planning import Plan, Shard, deal_out, make_plan
 from nightloom.probes import draw, duplicate_rate
 from nightloom.progress import Progress
 from nightloom.readers import Readers
@@ -58,6 +59,7 @@ from nightloom.rows import Hit
 from nightloom.splitting import Node, Splitter
 from nightloom.trial import Prober, Trial, Witness, ask_golden, questions_of
 from nightloom.vectors import Tokens, Vectors, unusable
+from nightloom.versions import Versions, differing
 
 PROBES_AT_ONCE = 8
 """Requests in flight, where the corpus file has no golden queries that say how many."""
@@ -132,7 +134,7 @@ class Night:
         self.fingerprint = ""
         self.generations: list[Generation] = []
         self.live: Generation | None = None
-        self.live_heads: dict[str, Head] = {}
+        self.live_heads: Mapping[str, Head] = {}
         self.damaged: frozenset[str] = frozenset()
         self.target: Generation | None = None
         self.plan: Plan = make_plan(Listing(()), {}, {}, self.fingerprint)
@@ -140,7 +142,7 @@ class Night:
         self.drawn: list[DocumentRef] = []
         self.trial = Trial()
         self.answers: AnswerScores | None = None
-        self.versions: dict[str, str] = {}
+        self.versions = Versions()
         self.quarantined: list[Quarantined] = []
         self.warnings: list[str] = []
         self.notes: Counter[str] = Counter()
@@ -180,7 +182,7 @@ class Night:
         )
         await self._check_readers(live, seen)
         interrupted = live.promoted and live.writer != ""
-        if self.repair or interrupted or rows != rows_of(self.live_heads.values()):
+        if self.repair or interrupted or rows != rows_of(self.live_heads):
             found = await self.index.contents.audit(live.name)
             self.damaged = found.damaged
             if found.findings:
@@ -201,7 +203,7 @@ class Night:
         proof = proof_in(live.proof, heads)
         if not live.promoted:  # the night that switched to it died before it could prove it
             others = [one for one in self.generations if one.promoted and not one.live]
-            before: dict[str, Head] = {}
+            before: Mapping[str, Head] = {}
             if others:
                 _, before = await self.index.contents.read(max(others, key=lambda one: one.created).name)
             proof = proof_of(before, versions_of(heads))
@@ -223,9 +225,7 @@ class Night:
         """What sources gave for a conditional request, by document id, for documents that need not be read again."""
         if self.live is None or self.live.fingerprint != self.fingerprint:
             return {}
-        return {
-            key: head.validator for key, head in self.live_heads.items() if head.validator and key not in self.damaged
-        }
+        return Validators(self.live_heads, self.damaged)
 
     async def make_plan(self, listing: Listing) -> tuple[Shard, ...]:
         """Compare the listing with the index, and deal the work out into shards.
@@ -237,7 +237,7 @@ class Night:
         built = None if self.target is None or self.in_place else await self.index.contents.audit(self.target.name)
         self.plan = make_plan(listing, self.live_heads, built.sound if built else {}, self.fingerprint, self.damaged)
         self.quarantined = list(self.plan.quarantined)
-        self.versions = versions_of(self.plan.done)
+        self.versions = Versions(versions_of(self.plan.done))
         self._judge(listing)
         self._check_removals()
         self.drawn = draw(listing.documents, self.corpus.gate.probes, f"{self.corpus.name} {self.started:%Y-%m-%d}")
@@ -256,8 +256,9 @@ class Night:
 
     async def _resume(self, target: Generation, built: Audit) -> None:
         """Go on with a half-built generation: whatever is not whole and right in it is deleted and made again."""
-        live = versions_of(self.live_heads)
-        if live == self.versions | versions_of(self.plan.unchanged):
+        tonight = Versions(self.versions)
+        tonight.update(versions_of(self.plan.unchanged))
+        if not any(differing(versions_of(self.live_heads), tonight)):
             self.target = None  # what it was begun for is no more: readers already see tonight's documents
             return
         await self._claim(target)
@@ -426,7 +427,7 @@ class Night:
 
     def count_shard(self, work: ShardNodes, written: int) -> None:
         """Take a shard that is in the index into the counts."""
-        self.versions |= {node.document.ref.id: node.version for node in work.nodes}
+        self.versions.update({node.document.ref.id: node.version for node in work.nodes})
         self.quarantined += work.quarantined
         reused = min(work.reused, written)
         self._reused += reused
@@ -476,18 +477,19 @@ class Night:
             if self.target is None:
                 raise NightFailed("nothing of tonight's documents could be indexed")
             return 0
-        staying = {key: self.live_heads[key] for key in {*self.plan.unchanged, *self._kept}}
-        versions = versions_of(staying)
+        versions = Versions(versions_of(self.plan.unchanged))
+        versions.update({key: self.live_heads[key].version for key in self._kept})
+        staying = ChosenHeads(self.live_heads, versions)
         if self.in_place:
             target, rows = await self.open_target(0), 0
             await self.index.contents.delete_documents(target.name, self.gone | self._lost)
         else:
             target = await self.open_target(await self.index.contents.dim(self.live.name))
             rows = await self.index.contents.copy(self.live.name, target.name, versions)
-        self.versions |= versions
+        self.versions.update(versions)
         self.nodes.copied = self._reused + rows
-        done = [head for head in self.plan.done.values() if self.is_live(head)]
-        self.nodes.deleted = rows_of(self.live_heads.values()) - rows_of((*staying.values(), *done))
+        done = sum(head.total for head in self.plan.done.values() if self.is_live(head))
+        self.nodes.deleted = rows_of(self.live_heads) - rows_of(staying) - done
         return rows
 
     def is_live(self, head: Head) -> bool:
@@ -541,7 +543,7 @@ class Night:
         return trial
 
     async def _probe(self, trial: Trial) -> None:
-        trial.duplicate_rate = duplicate_rate(self.versions.values())
+        trial.duplicate_rate = duplicate_rate(self.versions)
         witness = Witness(self.live, self.live_heads) if self.live and not self.in_place else None
         prober = Prober(self.index.contents, self.embedder, witness, self._target().name)
         drawn = [ref for ref in self.drawn if ref.id in self.versions]  # others are quarantined

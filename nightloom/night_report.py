@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from itertools import chain
 
 from nightloom.errors import NightloomError, Outcome
+from nightloom.heads import rows_of
 from nightloom.history import NIGHTS
 from nightloom.night import Night
-from nightloom.planning import rows_of
 from nightloom.report import (
     DocumentCounts,
     EmbedderWork,
@@ -26,7 +26,7 @@ def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
     """What the night has done so far."""
     generation = night.target or night.live
     if not night.target or not night.has_changes:
-        night.nodes.total = rows_of(night.live_heads.values())
+        night.nodes.total = rows_of(night.live_heads)
     record = night.record(outcome)
     return RunReport(
         corpus=night.corpus.name,

@@ -9,9 +9,9 @@ from nightloom.audit import Audit, named
 from nightloom.corpus import Corpus
 from nightloom.errors import IndexInconsistent, IndexInputError
 from nightloom.generations import Generation, disposable, state_of
+from nightloom.heads import versions_of
 from nightloom.index import Index, open_index, proof_of
 from nightloom.live import open_live
-from nightloom.planning import versions_of
 from nightloom.report import DocumentCounts, NodeCounts, RunReport, save_report
 
 

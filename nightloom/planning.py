@@ -1,41 +1,14 @@
 """What tonight has to do: each document of the corpus against what the index already holds."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from nightloom.corpus import ShardSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, version_of
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The commit record of an indexed document: the node at position 0.
-
-    Attributes:
-        document: Document id.
-        version: Of the document that was indexed.
-        total: Nodes of the document.
-        uri: The document's URI.
-        item: Its id in its source.
-        validator: What its source gave for a conditional request; "" for none.
-    """
-
-    document: str
-    version: str
-    total: int
-    uri: str
-    item: str
-    validator: str = ""
-
-
-def versions_of(heads: Mapping[str, Head]) -> dict[str, str]:
-    """The version of every document, by document id."""
-    return {key: head.version for key, head in heads.items()}
-
-
-def rows_of(heads: Iterable[Head]) -> int:
-    """How many rows these documents have, as their heads count them."""
-    return sum(head.total for head in heads)
+from nightloom.heads import ChosenHeads, Head, versions_of
+from nightloom.versions import READ_AT_ONCE, Versions, absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +24,70 @@ class Planned:
     twin: str = ""
 
 
+class Work(Sequence[Planned]):
+    """What is to be indexed, of a listing: 4 bytes a document in memory, the rest is made as it is looked at."""
+
+    def __init__(
+        self,
+        listed: Sequence[DocumentRef],
+        places: "array[int]",
+        fingerprint: str,
+        given: Mapping[int, str],
+        twins: Versions,
+    ) -> None:
+        """Name the documents.
+
+        Args:
+            listed: All of the listing.
+            places: Of those that are to be indexed.
+            fingerprint: Tonight's.
+            given: Versions, by place, that do not follow from the listing.
+            twins: A live document by version.
+        """
+        self._listed = listed
+        self._places = places
+        self._fingerprint = fingerprint
+        self._given = given
+        self._twins = twins
+
+    def __iter__(self) -> Iterator[Planned]:
+        for start in range(0, len(self), READ_AT_ONCE):
+            places = self._places[start : start + READ_AT_ONCE]
+            refs = [self._listed[place] for place in places]
+            versions = [self._version(place, ref) for place, ref in zip(places, refs, strict=True)]
+            for ref, version, twin in zip(refs, versions, self._twins.among(versions), strict=True):
+                yield Planned(ref, version, twin or "")
+
+    def _version(self, place: int, ref: DocumentRef) -> str:
+        return self._given[place] if place in self._given else version_of(ref.content or "", self._fingerprint)
+
+    def _at(self, places: "array[int]") -> "Work":
+        return Work(self._listed, places, self._fingerprint, self._given, self._twins)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same work in the same order."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as a list has none
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, at: int) -> Planned: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> "Work": ...
+
+    def __getitem__(self, at: int | slice) -> "Planned | Work":
+        if isinstance(at, slice):
+            return self._at(self._places[at])
+        (planned,) = self._at(array("I", [self._places[at]]))
+        return planned
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Tonight's work. Every listed document is in exactly one of `work`, `done`, `unchanged` and `quarantined`.
@@ -60,16 +97,14 @@ class Plan:
         work: To be loaded, split, embedded and inserted.
         done: Heads that a half-built generation holds already, by document id.
         unchanged: Heads of the live generation that are right tonight, by document id; copied, never embedded.
-        changed: Ids of the documents in `work` that the live generation holds in another version.
         removed: Heads of the live generation whose documents are gone from the corpus.
         quarantined: Could not be listed or fetched.
     """
 
     listed: int
-    work: tuple[Planned, ...]
+    work: Sequence[Planned]
     done: Mapping[str, Head]
     unchanged: Mapping[str, Head]
-    changed: frozenset[str]
     removed: tuple[Head, ...]
     quarantined: tuple[Quarantined, ...]
 
@@ -90,37 +125,37 @@ def make_plan(
         fingerprint: Tonight's.
         damaged: Ids of documents whose rows in the live generation are not whole: these are indexed again.
     """
-    work: list[Planned] = []
-    changed: set[str] = set()
-    done: dict[str, Head] = {}
-    unchanged: dict[str, Head] = {}
-    twins: dict[str, str] | None = None  # of every live document, and most nights have none to index
-    for ref in listing.documents:
-        key = ref.id
-        old = live.get(key)
-        version = old.version if ref.content is None and old else version_of(ref.content or "", fingerprint)
-        if key in built and built[key].version == version:
-            done[key] = built[key]
-        elif old and old.version == version and key not in damaged:
-            unchanged[key] = old
-        else:
-            if twins is None:
-                twins = {head.version: one for one, head in live.items() if one not in damaged}
-            work.append(Planned(ref, version, twins.get(version, "")))
-            if old:
-                changed.add(key)
+    seen, half = versions_of(live), versions_of(built)
+    places, given = array("I"), dict[int, str]()
+    done, unchanged, changed = Versions(), Versions(), Versions()
+    for start in range(0, len(listing.documents), READ_AT_ONCE):
+        refs = listing.documents[start : start + READ_AT_ONCE]
+        keys = [ref.id for ref in refs]
+        same, made_before, other = dict[str, str](), dict[str, str](), dict[str, str]()
+        compared = zip(refs, keys, seen.among(keys), half.among(keys), strict=True)
+        for place, (ref, key, old, made) in enumerate(compared, start):
+            version = old if ref.content is None and old is not None else version_of(ref.content or "", fingerprint)
+            if made == version:
+                made_before[key] = version
+            elif old == version and key not in damaged:
+                same[key] = version
+            else:
+                places.append(place)
+                if ref.content is None:
+                    given[place] = version
+                if old is not None:
+                    other[key] = version
+        done.update(made_before)
+        unchanged.update(same)
+        changed.update(other)
     not_taken = {entry.id for entry in listing.quarantined}
+    twins = seen.without(damaged).inverted() if places else Versions()  # most nights have nothing to index
     return Plan(
-        listed=len(work) + len(done) + len(unchanged) + len(not_taken),
-        work=tuple(work),
-        done=done,
-        unchanged=unchanged,
-        changed=frozenset(changed),
-        removed=tuple(
-            head
-            for key, head in live.items()
-            if not (key in unchanged or key in done or key in changed or key in not_taken)
-        ),
+        listed=len(listing.documents) + len(not_taken),
+        work=Work(listing.documents, places, fingerprint, given, twins),
+        done=ChosenHeads(built, done),
+        unchanged=ChosenHeads(live, unchanged),
+        removed=tuple(live[key] for key in absent(seen, unchanged, done, changed) if key not in not_taken),
         quarantined=listing.quarantined,
     )
 
@@ -131,7 +166,7 @@ class Shard:
 
     number: int
     count: int
-    documents: tuple[Planned, ...]
+    documents: Sequence[Planned]
 
     @property
     def label(self) -> str:
@@ -140,21 +175,19 @@ class Shard:
         return f"shard {self.number}/{self.count}: {len(self.documents)} {documents}"
 
 
-def deal_out(work: tuple[Planned, ...], limits: ShardSettings) -> tuple[Shard, ...]:
+def deal_out(work: Sequence[Planned], limits: ShardSettings) -> tuple[Shard, ...]:
     """Deal documents out into shards, in order, within the limits; a document above the size limit goes alone."""
     groups = tuple(_groups(work, limits))
     return tuple(Shard(number, len(groups), group) for number, group in enumerate(groups, 1))
 
 
-def _groups(work: tuple[Planned, ...], limits: ShardSettings) -> Iterator[tuple[Planned, ...]]:
-    group: list[Planned] = []
-    size_bytes = 0
-    for planned in work:
-        full = len(group) == limits.documents or size_bytes + planned.ref.size_bytes > limits.size_bytes
-        if group and full:
-            yield tuple(group)
-            group, size_bytes = [], 0
-        group.append(planned)
+def _groups(work: Sequence[Planned], limits: ShardSettings) -> Iterator[Sequence[Planned]]:
+    first = size_bytes = 0
+    for at, planned in enumerate(work):
+        full = at - first == limits.documents or size_bytes + planned.ref.size_bytes > limits.size_bytes
+        if at > first and full:
+            yield work[first:at]
+            first, size_bytes = at, 0
         size_bytes += planned.ref.size_bytes
-    if group:
-        yield tuple(group)
+    if len(work) > first:
+        yield work[first:]

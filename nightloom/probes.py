@@ -10,6 +10,7 @@ import numpy as np
 
 from nightloom.documents import DocumentRef
 from nightloom.vectors import Vectors, unusable
+from nightloom.versions import Versions
 
 DEPTH = 10
 """Documents among which a probe must find its own."""
@@ -179,7 +180,6 @@ def _alike(texts: Sequence[str], vectors: Vectors, usable: np.ndarray) -> float:
     return float((np.square(units.sum(axis=0)).sum() - count) / (count * (count - 1)))
 
 
-def duplicate_rate(versions: Iterable[str]) -> float:
+def duplicate_rate(versions: Versions) -> float:
     """Share of the documents whose content another one has too, as their versions show."""
-    every = list(versions)
-    return 1 - len(set(every)) / len(every) if every else 0.0
+    return 1 - versions.distinct / len(versions) if versions else 0.0

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from nightloom.documents import ID_HEX_DIGITS
 from nightloom.errors import IndexRefused
+from nightloom.heads import Head
 from nightloom.keywords import Keywords
-from nightloom.planning import Head
 from nightloom.splitting import Node
 from nightloom.vectors import Vectors
 

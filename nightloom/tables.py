@@ -7,7 +7,8 @@ from typing import Protocol
 
 from nightloom.audit import Finding
 from nightloom.generations import Generation, state_of
-from nightloom.planning import Head, Plan
+from nightloom.heads import Head
+from nightloom.planning import Plan
 from nightloom.report import QuarantineEntry, ReportPart, RunReport, plain
 
 Row = dict[str, str | int | float]

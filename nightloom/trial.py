@@ -12,7 +12,7 @@ from nightloom.documents import DocumentRef, node_id, version_of
 from nightloom.embedding import Embedder
 from nightloom.evaluation import Judged, Scores, score
 from nightloom.generations import Generation
-from nightloom.planning import Head
+from nightloom.heads import Head
 from nightloom.probes import (
     Probe,
     ProbeScores,

@@ -25,6 +25,7 @@ from nightloom.probes import (
     lacks,
     passage_of,
 )
+from nightloom.versions import Versions
 
 UNITS = np.eye(4, dtype=np.float32)
 SCORE = st.floats(0, 1)
@@ -230,8 +231,8 @@ def test_the_similarity_is_the_mean_over_all_pairs() -> None:
 
 
 def test_documents_that_repeat_another_are_a_share() -> None:
-    assert duplicate_rate(["a", "b", "a", "a"]) == 0.5
-    assert duplicate_rate([]) == 0
+    assert duplicate_rate(Versions(dict(zip("1234", "abaa", strict=True)))) == 0.5
+    assert duplicate_rate(Versions()) == 0
 
 
 # --- scores

@@ -1,12 +1,13 @@
 """What all kinds of sources have in common: how their documents become a listing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from itertools import pairwise
+from itertools import chain
 
 from pathspec import GitIgnoreSpec
 
 from nightloom.corpus import SourceSettings
+from nightloom.document_table import DocumentTable
 from nightloom.documents import DocumentRef, Listing, Quarantined, Scalar
 from nightloom.errors import SourceError
 
@@ -15,11 +16,13 @@ MEND = "under [[sources]] in the corpus file, mend its"
 
 def listing_of(entries: Iterable[DocumentRef | Quarantined]) -> Listing:
     """Documents and those that could not be taken, each in their place."""
-    found = tuple(entries)
-    return Listing(
-        tuple(entry for entry in found if isinstance(entry, DocumentRef)),
-        tuple(entry for entry in found if isinstance(entry, Quarantined)),
-    )
+    documents, quarantined = DocumentTable(), list[Quarantined]()
+    for entry in entries:
+        if isinstance(entry, Quarantined):
+            quarantined.append(entry)
+        else:
+            documents.add(entry)
+    return Listing(documents, tuple(quarantined))
 
 
 def metadata_of(
@@ -70,17 +73,23 @@ def one_listing(listings: list[Listing], sources: Iterable[SourceSettings] = ())
     Raises:
         SourceError: No document at all, or two with the same URI.
     """
-    documents = sorted((ref for listing in listings for ref in listing.documents), key=lambda ref: ref.uri)
-    for other, document in pairwise(documents):
-        if other.uri == document.uri:
-            raise SourceError(_twice(document, other))
+    documents = _joined([listing.documents for listing in listings]).by_uri()
+    for first, second in documents.twins():
+        raise SourceError(_twice(documents[second], documents[first]))
     quarantined = tuple(item for listing in listings for item in listing.quarantined)
     if not documents and not quarantined:
         places = ", ".join(str(source.file or source.label) for source in sources) or "any source"
         raise SourceError(
             f"no document found in {places}; check path, include and exclude under [[sources]] in the corpus file"
         )
-    return Listing(tuple(documents), quarantined)
+    return Listing(documents, quarantined)
+
+
+def _joined(listed: list[Sequence[DocumentRef]]) -> DocumentTable:
+    """The documents of all sources; those of the only one are not written again."""
+    if len(listed) == 1 and isinstance(listed[0], DocumentTable):
+        return listed[0]
+    return DocumentTable(chain.from_iterable(listed))
 
 
 def _twice(document: DocumentRef, other: DocumentRef) -> str:

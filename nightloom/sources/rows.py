@@ -3,25 +3,20 @@
 import json
 import math
 import re
-import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO
 
 from nightloom.corpus import SourceSettings
+from nightloom.document_table import DocumentTable
 from nightloom.documents import DocumentRef, Listing, Quarantined, Scalar, Span, document_id
 from nightloom.errors import SourceError
 from nightloom.sources.jsonl import jsonl_content
 from nightloom.sources.listing import metadata_of, not_text
 from nightloom.sources.tables import Row, is_plain, rows_of_file
 
-Shared = TypeVar("Shared")
-
 METADATA_CHARACTERS = 1_000
 """A longer string is a text and no value to filter on: left out."""
-
-SHARED_VALUES = 100_000
-"""How many different pairs of metadata, and sets of them, are held once however many rows have them."""
 
 
 def list_rows(source: SourceSettings, file: Path, folder: Path | None) -> Listing:
@@ -64,12 +59,9 @@ class _Rows:
     def __init__(self, source: SourceSettings, file: Path) -> None:
         self._source = source
         self._file = file
-        self._found: list[DocumentRef] = []
+        self._found = DocumentTable()
         self._refused: list[tuple[int, str, str]] = []
         self._has_ids = False
-        # There may be millions of rows: what they have in common is held once.
-        self._lengths: dict[int, int] = {}
-        self._known: dict[Any, Any] = {}
 
     def add(self, row: Row, place: Path, offset: int, length: int) -> None:
         """Take a row whose title and text lie at this place, or remember why it cannot be taken."""
@@ -77,14 +69,8 @@ class _Rows:
         self._has_ids |= bool(item)
         try:
             self._check(row, item)
-            span = Span(
-                offset,
-                self._lengths.setdefault(length, length),
-                row.line,
-                self._source.title_field,
-                self._source.text_field,
-            )
-            self._found.append(self._document(row, item, place, span))
+            span = Span(offset, length, row.line, self._source.title_field, self._source.text_field)
+            self._found.add(self._document(row, item, place, span))
         except SourceError as error:
             self._refused.append((row.line, item, str(error)))
 
@@ -96,21 +82,21 @@ class _Rows:
         """
         if self._refused and not self._has_ids:
             raise SourceError(f"source {self._source.label!r}: {self._refused[0][2]}; no row of the file has an id")
-        documents = tuple(self._without_twins())
+        documents = self._without_twins()
         refused = {item for _, item, _ in self._refused}
         taken = {ref.item for ref in documents if ref.item in refused} if refused else set()
         return Listing(documents, tuple(self._quarantined(*entry, taken) for entry in sorted(self._refused)))
 
-    def _without_twins(self) -> Iterator[DocumentRef]:
+    def _without_twins(self) -> DocumentTable:
         """Rows by URI, the first of each; the others are refused. Told by their order: a table of ids takes much."""
-        last: DocumentRef | None = None
-        for ref in sorted(self._found, key=lambda one: one.uri):  # which keeps the order of lines
-            if last is None or ref.uri != last.uri:
-                last = ref
-                yield ref
-            elif ref.span and last.span:
-                says = f"{self._file}: line {ref.span.line}: its id {ref.item!r} is that of line {last.span.line}"
+        found = self._found.by_uri()  # which keeps the order of lines
+        twins = {second: first for first, second in found.twins()}
+        for second, first in twins.items():
+            ref, taken = found[second], found[first]
+            if ref.span and taken.span:
+                says = f"{self._file}: line {ref.span.line}: its id {ref.item!r} is that of line {taken.span.line}"
                 self._refused.append((ref.span.line, ref.item, f"{says}; give each line its own"))
+        return found.without(twins) if twins else found
 
     def _quarantined(self, line: int, item: str, reason: str, taken: Collection[str]) -> Quarantined:
         named = item and item not in taken and not not_text(item)
@@ -149,12 +135,11 @@ class _Rows:
         )
 
     def _metadata(self, row: Row) -> tuple[tuple[str, Scalar], ...]:
-        fields = {sys.intern(name): value for name, value in row.fields.items() if self._is_metadata(name, value)}
+        fields = {name: value for name, value in row.fields.items() if self._is_metadata(name, value)}
         for name, value in fields.items():
             if not_text(name) or (isinstance(value, str) and not_text(value)):
                 raise SourceError(f"{self._file}: line {row.line}: field {name!r} holds a lone surrogate; mend it")
-        pairs = tuple(self._shared(pair, type(pair[1])) for pair in metadata_of(self._source, fields))
-        return self._shared(pairs, tuple(type(value) for _, value in pairs))
+        return metadata_of(self._source, fields)
 
     def _is_metadata(self, name: str, value: Any) -> bool:
         source = self._source
@@ -165,10 +150,3 @@ class _Rows:
         if isinstance(value, float):
             return math.isfinite(value)
         return isinstance(value, int) or (isinstance(value, str) and 0 < len(value) <= METADATA_CHARACTERS)
-
-    def _shared(self, value: Shared, kind: type | tuple[type, ...]) -> Shared:
-        """The same value, held once: of the same kind, as 1, 1.0 and True are equal, and not the same."""
-        key = (kind, value)
-        if len(self._known) < SHARED_VALUES:
-            return cast("Shared", self._known.setdefault(key, value))
-        return cast("Shared", self._known.get(key, value))

@@ -1,14 +1,15 @@
 """Heads: the commit records of the indexed documents, of which a generation may have millions."""
 
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
 from nightloom.spool import Spool
-from nightloom.versions import DIGEST_BYTES, NO_DIGESTS, Digests, Versions, digest
+from nightloom.versions import DIGEST_BYTES, NO_DIGESTS, READ_AT_ONCE, Digests, Versions, digest, digests, places
 
 MOST_NODES = 1 << 32
 
@@ -80,6 +81,16 @@ class HeadTable(Mapping[str, Head]):
         packed = sum(self._totals) - sum(self._totals[place] for place in hidden)
         return packed + sum(head.total for head in self._others.values())
 
+    def rows_among(self, keys: Iterable[str]) -> int:
+        """How many rows some of these documents have."""
+        totals, rows, left = np.frombuffer(self._totals, dtype=np.uint32), 0, iter(keys)
+        while some := list(islice(left, READ_AT_ONCE)):
+            rows += sum(self._others[key].total for key in some if key in self._others)
+            wanted, are_ids = digests([key for key in some if key not in self._others])
+            at = places(self._known, wanted)
+            rows += int(totals[at[are_ids & (at >= 0)]].sum())
+        return rows
+
     def _place(self, key: str) -> int | None:
         """Where a document is packed; None where it is not."""
         id_bytes = digest(key)
@@ -88,6 +99,9 @@ class HeadTable(Mapping[str, Head]):
         place = int(self._known.searchsorted(np.array(id_bytes, NO_DIGESTS.dtype)))
         begin = place * DIGEST_BYTES
         return place if self._ids[begin : begin + DIGEST_BYTES] == id_bytes else None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and (key in self._others or self._place(key) is not None)
 
     def __getitem__(self, key: str) -> Head:
         if key in self._others:
@@ -113,6 +127,13 @@ class ChosenHeads(Mapping[str, Head]):
         """Choose the heads of these documents, all of which are there, in these versions."""
         self._heads = heads
         self.versions = versions
+
+    @property
+    def rows(self) -> int:
+        """How many rows these documents have, as their heads count them."""
+        if isinstance(self._heads, HeadTable):
+            return self._heads.rows_among(self)
+        return sum(head.total for head in self.values())
 
     def __getitem__(self, key: str) -> Head:
         if key not in self.versions:
@@ -155,4 +176,4 @@ def versions_of(heads: Mapping[str, Head]) -> Versions:
 
 def rows_of(heads: Mapping[str, Head]) -> int:
     """How many rows these documents have, as their heads count them."""
-    return heads.rows if isinstance(heads, HeadTable) else sum(head.total for head in heads.values())
+    return heads.rows if isinstance(heads, HeadTable | ChosenHeads) else sum(head.total for head in heads.values())

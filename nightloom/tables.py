@@ -1,5 +1,6 @@
 """What a night did, as tables: rows with the same keys, at most so many, and the last one counts the rest."""
 
+import bisect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from datetime import UTC
 from itertools import chain, islice
@@ -7,9 +8,10 @@ from typing import Protocol
 
 from nightloom.audit import Finding
 from nightloom.generations import Generation, state_of
-from nightloom.heads import Head
+from nightloom.heads import Head, versions_of
 from nightloom.planning import Plan
 from nightloom.report import QuarantineEntry, ReportPart, RunReport, plain
+from nightloom.versions import READ_AT_ONCE
 
 Row = dict[str, str | int | float]
 
@@ -50,22 +52,30 @@ class DocumentsTable:
             live: Heads of the generation that readers saw before it, by document id.
             quarantined: Ids of the documents that could not be taken.
         """
-        self._uris: dict[str, list[str]] = {"removed": [head.uri for head in plan.removed], "changed": [], "added": []}
+        self._count = 0
+        self._uris: dict[str, list[str]] = {"removed": [], "changed": [], "added": []}
+        for head in plan.removed:
+            self._add("removed", head.uri)
         taken = ((planned.ref.id, planned.ref.uri, planned.version) for planned in plan.work)
         done = ((key, head.uri, head.version) for key, head in plan.done.items())
-        for key, uri, version in chain(taken, done):
-            old = live.get(key)
-            if key not in quarantined and (old is None or old.version != version):
-                self._uris["changed" if old else "added"].append(uri)
-        for uris in self._uris.values():
-            uris.sort()
+        indexed, seen = chain(taken, done), versions_of(live)
+        while some := list(islice(indexed, READ_AT_ONCE)):
+            before = seen.among([key for key, _, _ in some])
+            for (key, uri, version), old in zip(some, before, strict=True):
+                if key not in quarantined and old != version:
+                    self._add("added" if old is None else "changed", uri)
+
+    def _add(self, what: str, uri: str) -> None:
+        self._count += 1
+        bisect.insort(self._uris[what], uri)
+        del self._uris[what][SHOWN_ROWS:]
 
     def __len__(self) -> int:
         """How many documents."""
-        return sum(map(len, self._uris.values()))
+        return self._count
 
     def __iter__(self) -> Iterator[Row]:
-        """A row for each."""
+        """A row for each that may be shown, in order of their URIs."""
         return ({"document": plain(uri), "what": what} for what, uris in self._uris.items() for uri in uris)
 
 

@@ -3,19 +3,18 @@
 from prefect.logging import get_run_logger
 
 from nightloom.night import Night, ShardNodes
-from nightloom.vectors import Vectors
 from tasks.policy import step
 
 
 @step("insert", run_name="insert {work.label}", timeout_seconds=600)
-async def insert(night: Night, work: ShardNodes, vectors: Vectors) -> int:
-    """Write the nodes of a shard; writing them again changes nothing.
+async def insert(night: Night, work: ShardNodes) -> int:
+    """Write the nodes of a shard with their vectors; writing them again changes nothing.
 
     Returns:
         Rows acknowledged.
     """
     with night.progress.stage("insert"):
-        return await night.insert(work, vectors)
+        return await night.insert(work, work.vectors)
 
 
 @step("settle", run_name="settle unchanged documents of {night.corpus.name}", timeout_seconds=4 * 3600)

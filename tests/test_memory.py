@@ -1,18 +1,24 @@
 """What a night holds of its documents, packed: it says what a dict, a tuple or a list of the same would say."""
 
+import ctypes
+import weakref
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nightloom import document_table, spool, versions
+from nightloom.allocator import give_memory_back
 from nightloom.document_table import DocumentTable
 from nightloom.documents import DocumentRef, Scalar, Span, version_of
 from nightloom.heads import ChosenHeads, Head, HeadTable, Validators, rows_of, versions_of
-from nightloom.planning import Planned, Work
+from nightloom.night import ShardNodes
+from nightloom.planning import Planned, Shard, Work
 from nightloom.spool import Spool
 from nightloom.versions import Versions, absent, among, differing
 
@@ -116,6 +122,8 @@ def test_heads_are_as_in_a_dict(heads: list[Head], unknown: list[str]) -> None:
     assert rows_of(chosen) == rows_of(some)
     assert versions_of(chosen) == versions_of(some)
     assert [chosen.get(key) for key in expected] == [some.get(key) for key in expected]
+    assert rows_of(ChosenHeads(expected, versions_of(some))) == rows_of(some)
+    assert [key in table for key in unknown] == [key in expected for key in unknown]
 
 
 def test_heads_that_come_in_order_are_packed() -> None:
@@ -207,3 +215,32 @@ def test_work_is_as_in_a_tuple(listed: list[DocumentRef], data: st.DataObject) -
     assert len(work) == len(expected)
     assert [work[at] for at in range(-len(places), len(places))] == [*expected, *expected]
     assert work[1:-1] == expected[1:-1]
+
+
+def test_a_shard_lets_go_of_its_nodes_and_vectors() -> None:
+    shard = ShardNodes(Shard(1, 1, ()), [], [])
+    shard.nodes, shard.vectors = [object()], np.ones((1, 3), dtype=np.float32)  # type: ignore[list-item]
+    vectors = weakref.ref(shard.vectors)
+    shard.let_go()
+    assert not shard.nodes
+    assert vectors() is None
+
+
+# --- the allocator
+
+
+def test_the_allocator_is_told_only_where_nobody_has_told_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda parameter, value: told.append((parameter, value)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    give_memory_back()
+    assert told == []
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    give_memory_back()
+    assert sorted(told) == [(-8, 2), (-3, 131_072), (-1, 131_072)]
+
+
+def test_another_library_of_c_has_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    give_memory_back()

@@ -22,7 +22,7 @@ class DocumentTable(Sequence[DocumentRef]):
         """Take documents in the order in which they come.
 
         Raises:
-            OSError: The folder for temporary files cannot be written to.
+            NightFailed: The folder for temporary files cannot be written to.
         """
         self._spool = Spool()
         for ref in documents:
@@ -32,7 +32,7 @@ class DocumentTable(Sequence[DocumentRef]):
         """Put a document behind the others.
 
         Raises:
-            OSError: As when it was made.
+            NightFailed: As when it was made.
         """
         self._spool.add(ref.record())
 
@@ -89,4 +89,6 @@ class DocumentTable(Sequence[DocumentRef]):
         places = range(len(self))[at]
         if isinstance(places, int):
             return DocumentRef.of_record(self._spool[places])
+        if places.step == 1:
+            return list(map(DocumentRef.of_record, self._spool.part(places.start, places.stop)))
         return [DocumentRef.of_record(self._spool[place]) for place in places]

@@ -36,7 +36,7 @@ class Head:
 
 
 class HeadTable(Mapping[str, Head]):
-    """Heads by document id: 44 bytes each in memory, and what is rarely asked for in a spool.
+    """Heads by document id: 36 bytes each in memory, and what is rarely asked for in a spool.
 
     That holds as long as they come in order of their ids, which is how Milvus gives them. A head that comes out of
     order or twice, or whose id or version is none, is kept as it is: what a foreign hand wrote is found as well.
@@ -156,9 +156,10 @@ class Validators(Mapping[str, str]):
         self._damaged = damaged
 
     def __getitem__(self, key: str) -> str:
-        if key in self._damaged or not self._heads[key].validator:
+        found = "" if key in self._damaged else self._heads[key].validator
+        if not found:
             raise KeyError(key)
-        return self._heads[key].validator
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return (key for key in self._heads if key in self)

@@ -53,7 +53,9 @@ class Work(Sequence[Planned]):
     def __iter__(self) -> Iterator[Planned]:
         for start in range(0, len(self), READ_AT_ONCE):
             places = self._places[start : start + READ_AT_ONCE]
-            refs = [self._listed[place] for place in places]
+            first, last = places[0], places[-1]
+            is_run = last - first == len(places) - 1  # which is read several times as fast
+            refs = self._listed[first : last + 1] if is_run else [self._listed[place] for place in places]
             versions = [self._version(place, ref) for place, ref in zip(places, refs, strict=True)]
             for ref, version, twin in zip(refs, versions, self._twins.among(versions), strict=True):
                 yield Planned(ref, version, twin or "")
@@ -134,14 +136,15 @@ def make_plan(
         same, made_before, other = dict[str, str](), dict[str, str](), dict[str, str]()
         compared = zip(refs, keys, seen.among(keys), half.among(keys), strict=True)
         for place, (ref, key, old, made) in enumerate(compared, start):
-            version = old if ref.content is None and old is not None else version_of(ref.content or "", fingerprint)
+            content = ref.content
+            version = old if content is None and old is not None else version_of(content or "", fingerprint)
             if made == version:
                 made_before[key] = version
             elif old == version and key not in damaged:
                 same[key] = version
             else:
                 places.append(place)
-                if ref.content is None:
+                if content is None:
                     given[place] = version
                 if old is not None:
                     other[key] = version

@@ -5,12 +5,26 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
+
+from nightloom.errors import NightFailed
 
 Record = tuple[Any, ...]
 
 BLOCK_RECORDS = 32
 """Written and read at once: one of them takes no longer than a call, all of them one after the other a tenth of it."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NightFailed(
+            f"{tempfile.gettempdir()}: {error.strerror}; what a night knows of its documents is kept there: make room,"
+            " or set TMPDIR to another folder"
+        ) from error
 
 
 class Spool:
@@ -31,13 +45,16 @@ class Spool:
         """Put a record behind the others.
 
         Raises:
-            OSError: The folder for temporary files cannot be written to.
+            NightFailed: The folder for temporary files cannot be written to.
         """
         self._waiting.append(record)
         if len(self._waiting) == BLOCK_RECORDS:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="nightloom-")  # noqa: SIM115  open as long as the spool is
-            self._starts.append(self._starts[-1] + self._file.write(marshal.dumps(self._waiting)))
+            block = marshal.dumps(self._waiting)
+            with _writing():
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(prefix="nightloom-")  # noqa: SIM115  open as long as the spool
+                self._file.write(block)
+            self._starts.append(self._starts[-1] + len(block))
             self._waiting = []
 
     def extend(self, records: Iterable[Record]) -> None:
@@ -55,7 +72,8 @@ class Spool:
         if self._file is None or number == self._blocks:
             return self._waiting
         if number != read:
-            self._file.flush()
+            with _writing():
+                self._file.flush()
             start, end = self._starts[number], self._starts[number + 1]
             packed = os.pread(self._file.fileno(), end - start, start)
             records = marshal.loads(packed)  # noqa: S302  what this process wrote, to a file that has no name
@@ -63,9 +81,10 @@ class Spool:
         return records
 
     def part(self, start: int, stop: int) -> Iterator[Record]:
-        """Records by their numbers, from the one on and before the other; both begin a block, or end the spool."""
+        """Records by their numbers, from the one on and before the other, or to the end."""
         for number in range(start // BLOCK_RECORDS, -(-min(stop, len(self)) // BLOCK_RECORDS)):
-            yield from self._block(number)
+            first = number * BLOCK_RECORDS
+            yield from self._block(number)[max(0, start - first) : stop - first]
 
     def __iter__(self) -> Iterator[Record]:
         return self.part(0, len(self))

@@ -90,9 +90,6 @@ class Versions(Mapping[str, str]):
             self._merge(versions._ids, versions._packed)  # noqa: SLF001  one of its own kind
             versions = versions._recent  # noqa: SLF001  likewise
         self._recent.update(versions)
-        self._pack_if_many()
-
-    def _pack_if_many(self) -> None:
         if len(self._recent) > max(RECENT, len(self._ids) // PART_RECENT):
             self._pack()
 

@@ -1,6 +1,8 @@
 """What a night holds of its documents, packed: it says what a dict, a tuple or a list of the same would say."""
 
 import ctypes
+import errno
+import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,6 +18,7 @@ from nightloom import document_table, spool, versions
 from nightloom.allocator import give_memory_back
 from nightloom.document_table import DocumentTable
 from nightloom.documents import DocumentRef, Scalar, Span, version_of
+from nightloom.errors import NightFailed
 from nightloom.heads import ChosenHeads, Head, HeadTable, Validators, rows_of, versions_of
 from nightloom.night import ShardNodes
 from nightloom.planning import Planned, Shard, Work
@@ -197,6 +200,26 @@ def test_records_come_back_from_memory_and_from_the_disk() -> None:
     assert kept._waiting
     with pytest.raises(IndexError):
         kept[11]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(NightFailed, match=r"gone: No such file or directory; .* TMPDIR"):
+        Spool().extend((at,) for at in range(2))
+
+
+def test_what_cannot_be_written_any_more_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Spool()
+    kept.extend((at,) for at in range(2))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kept, "_file", SimpleNamespace(write=full, flush=full))
+    with pytest.raises(NightFailed, match="No space left on device"):
+        kept[0]
+    with pytest.raises(NightFailed, match="No space left on device"):
+        kept.extend((at,) for at in range(2))
 
 
 # --- work

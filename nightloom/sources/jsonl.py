@@ -30,6 +30,7 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
 
 
+_in_quotes = json.encoder.encode_basestring_ascii
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
@@ -43,7 +44,8 @@ def jsonl_content(row: dict[str, Any], span: Span, file: Path) -> str:
         SourceError: One of them is not a string.
     """
     title, text = (_string(row, field, file, span.line) for field in (span.title_field, span.text_field))
-    return hashlib.sha256(json.dumps([title, text]).encode()).hexdigest()[:ID_HEX_DIGITS]
+    listed = f"[{_in_quotes(title)}, {_in_quotes(text)}]"  # as json.dumps has it, which takes three times as long
+    return hashlib.sha256(listed.encode()).hexdigest()[:ID_HEX_DIGITS]
 
 
 def _string(row: dict[str, Any], field: str, file: Path, number: int) -> str:

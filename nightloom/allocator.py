@@ -2,29 +2,33 @@
 
 import ctypes
 import os
+from typing import Any
 
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-"""Parameters of mallopt, as glibc's malloc.h numbers them."""
+"""The parameter of mallopt that bounds the arenas, as glibc's malloc.h numbers it."""
+FEWEST_ARENAS = 2
 
-THRESHOLD_BYTES = 128 * 1024
-"""What glibc begins with, for both. Unless it is told, it raises them to 32 and 64 MB as soon as a buffer of that size
-has been freed, and keeps what such buffers left behind: the requests of a night are of all sizes up to 16 MB."""
-ARENAS = 2
-"""Else eight for every core: each thread that is new leaves holes in one of its own."""
+
+def _function(name: str) -> Any:
+    """A function of the C library; None where there is none of this name: musl, macOS, Windows."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+
+
+def bound_arenas() -> None:
+    """An arena for each core, unless whoever started this process has set the allocator up.
+
+    Else there are eight for each, and every thread that is new leaves holes in one of its own.
+    """
+    mallopt = _function("mallopt")
+    if mallopt and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        mallopt(_M_ARENA_MAX, max(FEWEST_ARENAS, os.cpu_count() or 1))
 
 
 def give_memory_back() -> None:
-    """Have this process give back what is free, unless whoever started it has set the allocator up."""
-    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # musl, macOS
-        return
-    for parameter, value in (
-        (_M_TRIM_THRESHOLD, THRESHOLD_BYTES),
-        (_M_MMAP_THRESHOLD, THRESHOLD_BYTES),
-        (_M_ARENA_MAX, ARENAS),
-    ):
-        mallopt(parameter, value)
+    """Give back what is free now: a buffer of many megabytes, once freed, has glibc keep as much for the next.
+
+    Fixed limits on what it keeps would do that, too, and have torch take half as long again: it frees buffers of that
+    size all the time.
+    """
+    if trim := _function("malloc_trim"):
+        trim(0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import SecretStr
 
-from nightloom.allocator import give_memory_back
+from nightloom.allocator import bound_arenas, give_memory_back
 from nightloom.audit import Audit, named
 from nightloom.comparison import compare, compare_means, losers
 from nightloom.corpus import Corpus, EvaluationSettings
@@ -194,6 +194,7 @@ class Night:
         (rows, self.live_heads), seen = await asyncio.gather(
             self.index.contents.read(live.name), self.index.seen(live.proof)
         )
+        give_memory_back()
         await self._check_readers(live, seen)
         interrupted = live.promoted and live.writer != ""
         if self.repair or interrupted or rows != rows_of(self.live_heads):
@@ -259,6 +260,7 @@ class Night:
             await self._resume(self.target, built)
         if self.plan.work:
             self.embedder.open_soon()
+        give_memory_back()
         return deal_out(self.plan.work, self.corpus.shards)
 
     def _check_removals(self) -> None:
@@ -449,6 +451,7 @@ class Night:
         self.nodes.embedded += written - reused
         self.progress.shard_done(len(work.shard.documents), written)
         work.let_go()
+        give_memory_back()
 
     @property
     def gone(self) -> set[str]:
@@ -770,7 +773,7 @@ async def open_night(
     Raises:
         InputError: Corpus, embedder, golden queries or Milvus are not as they should be; nothing was written.
     """
-    give_memory_back()
+    bound_arenas()
     progress = Progress()
     with tempfile.TemporaryDirectory(prefix="nightloom-") as folder, Readers(corpus.reading) as readers:
         async with open_index(

@@ -33,12 +33,14 @@ class Refusing(MetaPathFinder):
 
 
 @contextmanager
-def _finding_with(finder: MetaPathFinder) -> Iterator[None]:
-    sys.meta_path.insert(0, finder)
+def finding_with(finder: MetaPathFinder) -> Iterator[None]:
+    """Ask one finder before all others, inside the block."""
+    # New lists: a thread that imports meanwhile goes through the old one, and would pass over what moves in it.
+    sys.meta_path = [finder, *sys.meta_path]
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        sys.meta_path = [one for one in sys.meta_path if one is not finder]
 
 
 def sentence_splitter() -> Callable[[str], list[str]]:
@@ -46,7 +48,7 @@ def sentence_splitter() -> Callable[[str], list[str]]:
 
     It takes two seconds the first time, for LlamaIndex's imports.
     """
-    with _finding_with(Refusing()):
+    with finding_with(Refusing()):
         importlib.import_module("nltk.data")  # before LlamaIndex does
 
     from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer  # noqa: PLC0415

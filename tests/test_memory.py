@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import os
 import tempfile
 import weakref
 from array import array
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightloom import document_table, spool, versions
-from nightloom.allocator import give_memory_back
+from nightloom.allocator import bound_arenas, give_memory_back
 from nightloom.document_table import DocumentTable
 from nightloom.documents import DocumentRef, Scalar, Span, version_of
 from nightloom.errors import NightFailed
@@ -253,17 +254,20 @@ def test_a_shard_lets_go_of_its_nodes_and_vectors() -> None:
 
 
 def test_the_allocator_is_told_only_where_nobody_has_told_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int]] = []
-    library = SimpleNamespace(mallopt=lambda parameter, value: told.append((parameter, value)))
+    told: list[tuple[int, ...]] = []
+    library = SimpleNamespace(mallopt=lambda *given: told.append(given), malloc_trim=lambda *given: told.append(given))
     monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
-    give_memory_back()
+    bound_arenas()
     assert told == []
     monkeypatch.delenv("MALLOC_ARENA_MAX")
+    bound_arenas()
     give_memory_back()
-    assert sorted(told) == [(-8, 2), (-3, 131_072), (-1, 131_072)]
+    assert told == [(-8, 3), (0,)]
 
 
 def test_another_library_of_c_has_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    bound_arenas()
     give_memory_back()

@@ -20,7 +20,7 @@ from nightloom.documents import Document, Place
 from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError, EmbedderError
 from nightloom.models import find_model
-from nightloom.sentences import Refusing
+from nightloom.sentences import Refusing, finding_with
 from nightloom.splitting import BYTES_PER_TOKEN, MAX_NODE_BYTES, Node, Splitter, sections
 from nightloom.tokenizing import tokenizer_in, tokenizer_of_encoding
 from nightloom.vectors import Tokens
@@ -352,3 +352,11 @@ def test_what_is_not_taken_along_is_refused_to_one_thread_alone() -> None:
     assert finder.find_spec("numpy", None) is None
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(finder.find_spec, "scipy.stats", None).result() is None
+
+
+def test_a_thread_that_imports_meanwhile_asks_every_finder() -> None:
+    before = list(sys.meta_path)
+    with finding_with(Refusing()):
+        asked = iter(sys.meta_path)
+        assert isinstance(next(asked), Refusing)
+    assert list(asked) == before == sys.meta_path

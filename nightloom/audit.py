@@ -107,7 +107,8 @@ def audit(connection: Connection, collection: str) -> Audit:
     """
     rows = connection.count_now(collection)
     heads = read_heads(connection, collection)
-    last, head = "", None
+    last: str | None = None
+    head: Head | None = None
     right: Counter[str] = Counter()
     every: Counter[str] = Counter()
     for batch in connection.scan(collection, ALL_ROWS, ("document_id", "version", "position", "total")):

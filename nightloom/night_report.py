@@ -2,12 +2,12 @@
 
 from collections import Counter
 from datetime import UTC, datetime
-from itertools import chain
 
 from nightloom.errors import NightloomError, Outcome
 from nightloom.heads import rows_of
 from nightloom.history import NIGHTS
 from nightloom.night import Night
+from nightloom.planning import became
 from nightloom.report import (
     DocumentCounts,
     EmbedderWork,
@@ -77,18 +77,13 @@ def summary_of(night: Night) -> str:
 def _document_counts(night: Night) -> DocumentCounts:
     """What became of tonight's documents, so far."""
     quarantined = {entry.id for entry in night.quarantined}
-    indexed = chain((planned.ref.id for planned in night.plan.work), night.plan.done)
-    became: Counter[str] = Counter()  # and no sets of ids: of a first night, every document is among them
-    for key in indexed:
-        if key in quarantined:
-            continue
-        already = key in night.plan.done and night.is_live(night.plan.done[key])
-        became["unchanged" if already else "changed" if key in night.live_heads else "added"] += 1
+    # One by one, and no sets of ids: of a first night, every document is among them.
+    counts = Counter(what for _, what in became(night.plan, night.live_heads, quarantined))
     return DocumentCounts(
         listed=night.plan.listed,
-        added=became["added"],
-        changed=became["changed"],
-        unchanged=len(night.plan.unchanged) + became["unchanged"],
+        added=counts["added"],
+        changed=counts["changed"],
+        unchanged=len(night.plan.unchanged) + counts["unchanged"],
         removed=len(night.plan.removed),
         quarantined=len(night.quarantined),
     )

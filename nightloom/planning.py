@@ -3,7 +3,8 @@
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from itertools import chain, islice
+from typing import Literal, overload
 
 from nightloom.corpus import ShardSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, version_of
@@ -161,6 +162,30 @@ def make_plan(
         removed=tuple(live[key] for key in absent(seen, unchanged, done, changed) if key not in not_taken),
         quarantined=listing.quarantined,
     )
+
+
+def became(
+    plan: Plan, live: Mapping[str, Head], not_taken: Collection[str]
+) -> Iterator[tuple[str, Literal["added", "changed", "unchanged"]]]:
+    """What the documents that tonight indexes are to readers, by URI.
+
+    Args:
+        plan: Tonight's.
+        live: Heads of the generation that readers saw before, by document id.
+        not_taken: Ids of the documents that could not be taken; they are left out.
+
+    Returns:
+        "unchanged" is what a half-built generation held already in the version that readers see.
+    """
+    seen = versions_of(live)
+    work = ((planned.ref.id, planned.ref.uri, None) for planned in plan.work)
+    done = ((key, head.uri, head.version) for key, head in plan.done.items())
+    indexed = chain(work, done)
+    while some := list(islice(indexed, READ_AT_ONCE)):
+        before = seen.among([key for key, _, _ in some])
+        for (key, uri, version), old in zip(some, before, strict=True):
+            if key not in not_taken:
+                yield uri, "added" if old is None else "unchanged" if old == version else "changed"
 
 
 @dataclass(frozen=True, slots=True)

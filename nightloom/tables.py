@@ -3,15 +3,14 @@
 import bisect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from datetime import UTC
-from itertools import chain, islice
+from itertools import islice
 from typing import Protocol
 
 from nightloom.audit import Finding
 from nightloom.generations import Generation, state_of
-from nightloom.heads import Head, versions_of
-from nightloom.planning import Plan
+from nightloom.heads import Head
+from nightloom.planning import Plan, became
 from nightloom.report import QuarantineEntry, ReportPart, RunReport, plain
-from nightloom.versions import READ_AT_ONCE
 
 Row = dict[str, str | int | float]
 
@@ -56,14 +55,9 @@ class DocumentsTable:
         self._uris: dict[str, list[str]] = {"removed": [], "changed": [], "added": []}
         for head in plan.removed:
             self._add("removed", head.uri)
-        taken = ((planned.ref.id, planned.ref.uri, planned.version) for planned in plan.work)
-        done = ((key, head.uri, head.version) for key, head in plan.done.items())
-        indexed, seen = chain(taken, done), versions_of(live)
-        while some := list(islice(indexed, READ_AT_ONCE)):
-            before = seen.among([key for key, _, _ in some])
-            for (key, uri, version), old in zip(some, before, strict=True):
-                if key not in quarantined and old != version:
-                    self._add("added" if old is None else "changed", uri)
+        for uri, what in became(plan, live, quarantined):
+            if what != "unchanged":
+                self._add(what, uri)
 
     def _add(self, what: str, uri: str) -> None:
         self._count += 1

@@ -14,7 +14,8 @@ from nightloom.documents import DocumentRef, Listing, Quarantined, document_id, 
 from nightloom.errors import Held
 from nightloom.gate import ALWAYS_ALLOWED, check_removals, too_many_quarantined
 from nightloom.heads import Head
-from nightloom.planning import Planned, deal_out, make_plan
+from nightloom.planning import Planned, became, deal_out, make_plan
+from nightloom.tables import DocumentsTable
 
 TONIGHT = "f" * 64
 NAMES = [f"docs/{letter}.txt" for letter in "abcdefgh"]
@@ -171,3 +172,29 @@ def test_too_many_quarantined_are_a_reason_to_hold(share: float, of: int) -> Non
     for count, held in verdicts(share, of):
         says = " ".join(too_many_quarantined(count, of, GateSettings(max_quarantined=share)))
         assert bool(re.match(f"{count} of {of} documents .* gate.max_quarantined", says)) == held
+
+
+def test_what_tonights_documents_are_to_readers_is_counted_as_it_is_shown() -> None:
+    now, before = version_of("one", TONIGHT), version_of("one", "e" * 64)
+    live = {document_id(uri): head(uri, now) for uri in ("as it was", "broken", "built", "gone")}
+    live[document_id("old")] = head("old", before)
+    built = {document_id(uri): head(uri, now) for uri in ("built", "built and new")}
+    listed = ["as it was", "broken", "built", "built and new", "new", "old", "refused"]
+    plan = make_plan(Listing(tuple(ref(uri, "one") for uri in listed)), live, built, TONIGHT, [document_id("broken")])
+    refused = {document_id("refused")}
+    assert dict(became(plan, live, refused)) == {
+        "broken": "changed",
+        "built": "unchanged",
+        "built and new": "added",
+        "new": "added",
+        "old": "changed",
+    }
+    table = DocumentsTable(plan, live, refused)
+    assert [(row["what"], row["document"]) for row in table] == [
+        ("removed", "gone"),
+        ("changed", "broken"),
+        ("changed", "old"),
+        ("added", "built and new"),
+        ("added", "new"),
+    ]
+    assert len(table) == 5

@@ -346,7 +346,7 @@ async def test_a_row_that_milvus_refuses_is_found_by_halving_and_its_document_qu
     monkeypatch.setattr("nightloom.night.unusable", lambda vectors: np.zeros(len(vectors), dtype=bool))
     spoil_moon(monkeypatch)
     if home.corpus.milvus.is_lite:  # which takes them
-        with pytest.raises(Held, match="1 of [56] rows that were looked at have a vector that is zero or not finite"):
+        with pytest.raises(Held, match=r"1 of [56] rows that were looked at have a vector that is zero or not finite"):
             await night(home)
         return
     report = await night(home)

@@ -54,8 +54,10 @@ FOUND_NODES = 50
 """Of a question to a peer: their documents are ranked by their best nodes."""
 WHOLE_TOKENS = 2_000
 """More than any node has: the peers split nothing."""
-LONGER_WORDS = 500
+LONGER_WORDS = 300
 """Of a document that is drawn by chance: three nodes or four."""
+OWN_WORDS = 60
+"""Different ones, of such a document."""
 BARE = "bare embedder"
 
 
@@ -343,11 +345,13 @@ def texts_of(folder: Path) -> list[tuple[str, str]]:
 
 
 def longer(count: int) -> list[tuple[str, str]]:
-    """Documents of words drawn by chance, in sentences."""
-    vocabulary = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r", "st")]
+    """Documents of words drawn by chance, in sentences; each has words of its own, by which it can be found."""
+    syllables = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r", "st")]
     found = []
     for at in range(count):
-        words = random.Random(at).choices(vocabulary, k=LONGER_WORDS)
+        chance = random.Random(at)
+        own = ["".join(chance.choices(syllables, k=2)) for _ in range(OWN_WORDS)]
+        words = chance.choices(own, k=LONGER_WORDS)
         sentences = [" ".join(words[start : start + 15]).capitalize() + "." for start in range(0, LONGER_WORDS, 15)]
         found.append((str(at), " ".join(sentences)))
     return found

@@ -79,7 +79,7 @@ SECTIONS = [
         "Whole pipelines",
         "First builds of the same nodes, with the same model, on the same server. The bare embedder is the limit:"
         " nothing but the model on the same texts. A night of Nightloom also reads, splits, verifies, probes and"
-        " promotes, which takes a few seconds however small the corpus is.",
+        " promotes, which takes two seconds however small the corpus is.",
         "benchmarks/pipeline.py --longer 0 --whole-runs 0",
         "bench-pipeline.svg",
     ),
@@ -115,10 +115,10 @@ SECTIONS = [
         " Python did in the flow's process, its start and imports included. What stays beside the model, and why:"
         " imports are those of Prefect, LlamaIndex and pymilvus, once a process; nodes are cut with the model's own"
         " tokenizer, once, as the embedder takes the same tokens; rows are packed as"
-        " they lie in memory; Prefect's server writes down each task run, three for 256 documents. The waiting is at"
-        " the end, where nothing is left to embed: a new collection has to be loaded before it is asked, and each of"
-        " the strong reads that verify and prove the promotion waits for a tick of Milvus's clock, a fifth of a second."
-        " Those few seconds stay the same however large the corpus is.",
+        " they lie in memory; Prefect's server writes down each task run, three for 256 documents. The waiting is"
+        " at both ends, where there is nothing to embed yet or any more: the first nodes wait for LlamaIndex's imports,"
+        " and each of the strong reads that verify and prove the promotion for a tick of Milvus's clock, a fifth of a"
+        " second. Those seconds stay the same however large the corpus is.",
         "benchmarks/profile_build.py",
     ),
     Section(

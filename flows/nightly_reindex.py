@@ -137,9 +137,9 @@ async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:
         loaded = await load(night, shard)
         written = 0
         if loaded.nodes:
-            await embed(night, loaded)
-            if loaded.nodes:  # those that embedding left
-                written = await insert(night, loaded)
+            embedded = await embed(night, loaded)
+            if embedded.nodes:  # those that embedding left
+                written = await insert(night, embedded)
         night.count_shard(loaded, written)
         await artifact.update()
 

@@ -5,7 +5,12 @@ from tasks.policy import step
 
 
 @step("embed", run_name="embed {work.label}", timeout_seconds=3600)
-async def embed(night: Night, work: ShardNodes) -> None:
-    """Embed the nodes of a shard, and count the tokens that the model would not read; it holds its vectors then."""
+async def embed(night: Night, work: ShardNodes) -> ShardNodes:
+    """Embed the nodes of a shard, and count the tokens that the model would not read.
+
+    Returns:
+        The shard, which holds its vectors now: the graph of the run leads on from here.
+    """
     with night.progress.stage("embed"):
         work.vectors = await night.embed(work)
+    return work

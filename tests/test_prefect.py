@@ -201,6 +201,16 @@ def test_task_runs_say_what_they_work_on(first_night: Night) -> None:
     assert all(run["state"]["type"] == "COMPLETED" and run["run_count"] == 1 for run in first_night.tasks)
 
 
+def test_the_graph_of_a_night_leads_from_load_over_embed_to_insert(first_night: Night) -> None:
+    verbs = {run["id"]: run["name"].split()[0] for run in first_night.tasks}
+    before = {
+        (verbs[run["id"]], verbs[given["id"]])
+        for run in first_night.tasks
+        for given in run["task_inputs"].get("work", ())
+    }
+    assert before == {("embed", "load"), ("insert", "embed")}
+
+
 @pytest.fixture(scope="module")
 def second_night(deployed: Deployed, first_night: Night, downstream: Night) -> tuple[Night, Night]:
     """A run on an unchanged corpus, and one that was asked for while it was under way."""

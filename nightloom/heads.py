@@ -4,12 +4,11 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 
 from nightloom.spool import Spool
-from nightloom.versions import DIGEST_BYTES, NO_DIGESTS, READ_AT_ONCE, Digests, Versions, digest, digests, places
+from nightloom.versions import DIGEST_BYTES, NO_DIGESTS, Digests, Versions, digest, digests, in_parts, places
 
 MOST_NODES = 1 << 32
 
@@ -83,8 +82,8 @@ class HeadTable(Mapping[str, Head]):
 
     def rows_among(self, keys: Iterable[str]) -> int:
         """How many rows some of these documents have."""
-        totals, rows, left = np.frombuffer(self._totals, dtype=np.uint32), 0, iter(keys)
-        while some := list(islice(left, READ_AT_ONCE)):
+        totals, rows = np.frombuffer(self._totals, dtype=np.uint32), 0
+        for some in in_parts(keys):
             rows += sum(self._others[key].total for key in some if key in self._others)
             wanted, are_ids = digests([key for key in some if key not in self._others])
             at = places(self._known, wanted)

@@ -3,13 +3,13 @@
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Literal, overload
 
 from nightloom.corpus import ShardSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, version_of
 from nightloom.heads import ChosenHeads, Head, versions_of
-from nightloom.versions import READ_AT_ONCE, Versions, absent
+from nightloom.versions import READ_AT_ONCE, Versions, absent, in_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,7 @@ def became(
     seen = versions_of(live)
     work = ((planned.ref.id, planned.ref.uri, None) for planned in plan.work)
     done = ((key, head.uri, head.version) for key, head in plan.done.items())
-    indexed = chain(work, done)
-    while some := list(islice(indexed, READ_AT_ONCE)):
+    for some in in_parts(chain(work, done)):
         before = seen.among([key for key, _, _ in some])
         for (key, uri, version), old in zip(some, before, strict=True):
             if key not in not_taken:

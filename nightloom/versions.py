@@ -3,11 +3,14 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, compress, islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nightloom.documents import ID_HEX_DIGITS
+
+Item = TypeVar("Item")
 
 Digests = NDArray[np.bytes_]
 """Ids or versions as the bytes that their digits stand for: "S16", shape (n,), compared as bytes are."""
@@ -19,6 +22,13 @@ RECENT = 4_096
 PART_RECENT = 8
 """What is new stays in a dict until it is so many documents, and one in so many: packing sorts all of them anew."""
 READ_AT_ONCE = 1_024
+
+
+def in_parts(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items by the thousand, for what takes hardly longer for many than for one."""
+    left = iter(items)
+    while some := list(islice(left, READ_AT_ONCE)):
+        yield some
 
 
 def digests(keys: Sequence[str]) -> tuple[Digests, NDArray[np.bool_]]:
@@ -178,11 +188,11 @@ def among(versions: Mapping[str, str], keys: Sequence[str]) -> list[str | None]:
 
 def absent(before: Versions, *after: Versions) -> Iterator[str]:
     """Ids of the documents that the first has, and none of the others in any version."""
-    keys = iter(before)
-    while some := list(islice(keys, READ_AT_ONCE)):
+    for keys in in_parts(before):
+        left = keys
         for other in after:
-            some = [key for key, version in zip(some, other.among(some), strict=True) if version is None]
-        yield from some
+            left = [key for key, version in zip(left, other.among(left), strict=True) if version is None]
+        yield from left
 
 
 def differing(before: Versions, after: Versions) -> Iterator[str]:
@@ -193,7 +203,6 @@ def differing(before: Versions, after: Versions) -> Iterator[str]:
 
 def _beside(ours: Versions, theirs: Versions) -> Iterator[tuple[str, str, str | None]]:
     """Every document of ours, its version, and the one that it has in theirs."""
-    pairs = ours.pairs()
-    while some := list(islice(pairs, READ_AT_ONCE)):
+    for some in in_parts(ours.pairs()):
         others = theirs.among([key for key, _ in some])
         yield from ((key, version, other) for (key, version), other in zip(some, others, strict=True))

@@ -29,13 +29,13 @@ from nightloom.night_report import summary_of
 from nightloom.planning import Shard
 from nightloom.report import RunReport
 from tasks.begin import begin
-from tasks.download import download_all
+from tasks.download import read_and_download
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.insert import insert, settle, verify
 from tasks.judge import judge_answers
 from tasks.load import load
-from tasks.plan import plan, read_state
+from tasks.plan import plan
 from tasks.promote import promote, prune
 from tasks.publish import ProgressArtifact, publish, reported
 
@@ -107,8 +107,7 @@ async def nightly_reindex(
 
 async def go_through(night: Night) -> RunReport:
     """The steps of one night, in their order."""
-    await read_state(night)
-    listing = await download_all(night)
+    listing = await read_and_download(night)
     await index_shards(night, await plan(night, quote(listing)))  # type: ignore[call-overload]  # Prefect takes the quote off
     night.check_taken()
     if night.has_changes:

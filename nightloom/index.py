@@ -182,7 +182,7 @@ class Index:
         heals it. So this switches and reads until the reads agree, and keeps with the generation what was read.
 
         Args:
-            collection: Physical name; it is loaded first.
+            collection: Physical name, whose rows were counted after the last write; it is loaded first.
             proof: By document id, its version in the new generation (None: not there), for a few documents in which
                 it differs from the live one: see `proof_of`.
             instead_of: The generation that readers see now; None where they see none.
@@ -194,7 +194,8 @@ class Index:
         for _ in range(PROOFS):
             await self.connection.load(collection, again=True)  # of one that is not loaded, readers get errors
             await self.connection.call(lambda: self._switch(collection, instead_of))
-            if await self.reads_as(proof, times=1 if self.connection.settings.is_lite else PROOF_READS):
+            times = 1 if self.connection.settings.is_lite else PROOF_READS
+            if await self.reads_as(proof, times=times, strong=False):
                 break
             await asyncio.sleep(PROOF_PAUSE_SECONDS)
         else:
@@ -216,26 +217,26 @@ class Index:
         else:
             self.connection.client.alter_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
 
-    async def reads_as(self, proof: Mapping[str, str | None], *, times: int = 1) -> bool:
+    async def reads_as(self, proof: Mapping[str, str | None], *, times: int = 1, strong: bool = True) -> bool:
         """Whether reads through the alias agree with a proof, so many times one after the other."""
         for at in range(times):
             await asyncio.sleep(PROOF_PAUSE_SECONDS if at else 0)
-            if not agrees(await self.seen(proof, is_first=not at), proof):
+            if not agrees(await self.seen(proof, strong=strong), proof):
                 return False
         return True
 
-    async def seen(self, documents: Collection[str], *, is_first: bool = True) -> Mapping[str, str] | None:
+    async def seen(self, documents: Collection[str], *, strong: bool = True) -> Mapping[str, str] | None:
         """Versions of a few documents as readers find them through the alias.
 
         Args:
             documents: Their ids.
-            is_first: Whether every write before must be seen; a read after such a one need not wait for that again.
+            strong: Whether every write before must be seen; after a strong read of the rows there is none to wait for.
 
         Returns:
             Version by document id; None where readers cannot read.
         """
         try:
-            return await self.connection.call(lambda: self._seen(documents, "Strong" if is_first else "Bounded"))
+            return await self.connection.call(lambda: self._seen(documents, "Strong" if strong else "Bounded"))
         except (IndexUnavailable, IndexRefused):
             return None
 

@@ -24,6 +24,7 @@ from pymilvus.client.utils import check_status
 from pymilvus.decorators import retry_on_rpc_failure
 from pymilvus.grpc_gen import milvus_pb2
 from pymilvus.grpc_gen.schema_pb2 import FieldData
+from pymilvus.settings import Config
 
 from nightloom.columns import Columns, column, in_requests, set_vectors
 from nightloom.corpus import MilvusSettings, Parameter
@@ -71,6 +72,9 @@ _NO_ACCESS = {
     grpc.StatusCode.PERMISSION_DENIED: "its role may not do this: take a user that may (see docs/security.md)",
 }
 """What to do where Milvus lets a user not in, or not do something."""
+
+Config.WaitTimeDurationWhenLoad = 0.05
+"""Between two questions whether a collection is loaded: of its own 0.2 s, a small night would sleep most away."""
 
 # Its error log repeats, with a traceback, what it raises anyway.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)

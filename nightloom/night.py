@@ -260,6 +260,7 @@ class Night:
             await self._resume(self.target, built)
         if self.plan.work:
             self.embedder.open_soon()
+            self._begin()
         give_memory_back()
         return deal_out(self.plan.work, self.corpus.shards)
 
@@ -323,7 +324,6 @@ class Night:
         Raises:
             EmbeddingError: The embedder gave a wrong number of vectors.
         """
-        self._begin()
         known = await self._known_vectors(work)
         new = [node for node in work.nodes if (node.version, node.text) not in known]
         tokens = [self._tokens(node) for node in new]
@@ -409,7 +409,7 @@ class Night:
         return await self.index.create(self.fingerprint, dim, self.generations, now, self.embedder.description)
 
     def _begin(self) -> None:
-        """Create tonight's generation while its first nodes are embedded: a server takes seconds to make it ready."""
+        """Create tonight's generation while its first nodes are made: a server takes seconds to have it ready."""
         if self.target is None and self._beginning is None and not self.corpus.milvus.is_lite:
             self._beginning = asyncio.create_task(self._create_early())
 

@@ -1,29 +1,48 @@
 """Download: list every source, and fetch what does not lie on this disk."""
 
+import asyncio
+from collections.abc import Sequence
+
 from prefect.logging import get_run_logger
 
 from nightloom.corpus import SourceSettings
 from nightloom.documents import Listing
 from nightloom.night import Night
 from nightloom.sources import one_listing, take
+from tasks.plan import read_state
 from tasks.policy import step
 
 SOURCE_SECONDS = 6 * 3600
 """Limit for one attempt at a source; each of its documents has limits of its own."""
 
 
-async def download_all(night: Night) -> Listing:
-    """List and fetch every source.
+async def read_and_download(night: Night) -> Listing:
+    """Read the index, and list and fetch every source.
 
-    A document that cannot be fetched tonight is quarantined, which is not the same as gone.
+    What lies on this disk is listed while Milvus is read; the other sources are asked for what is not as the index has
+    it. A document that cannot be fetched tonight is quarantined, which is not the same as gone.
 
     Raises:
         SourceUnavailable: A source could not be listed, however often it was asked.
         SourceError: A source is not as the corpus file describes it, a document is listed twice, or there is none.
+        NightloomError: The index could not be read; this comes before what may be wrong with a source.
     """
+    sources = night.corpus.sources
+    on_disk, elsewhere = (tuple(one for one in sources if bool(one.file) is wanted) for wanted in (True, False))
+    # Both end, also where one fails: what is listed may be written to a folder that goes with the night.
+    both = await asyncio.gather(read_state(night), _download(night, on_disk), return_exceptions=True)
+    for ended in both:
+        if isinstance(ended, BaseException):
+            raise ended
+    _, listed = both
+    fetched = await _download(night, elsewhere)
     with night.progress.stage("download"):
-        listings = [await download(night, source) for source in night.corpus.sources]
-        return one_listing(listings, night.corpus.sources)
+        return one_listing([*listed, *fetched], sources)
+
+
+async def _download(night: Night, sources: Sequence[SourceSettings]) -> list[Listing]:
+    with night.progress.stage("download"):
+        return [await download(night, source) for source in sources]
 
 
 @step("download", run_name="download {source.label}", timeout_seconds=SOURCE_SECONDS)

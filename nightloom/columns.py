@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from nightloom.vectors import Vectors
 from nightloom.versions import among
@@ -27,6 +28,31 @@ def column(columns: Columns, name: str) -> Sequence[str]:
             values: Sequence[str] = field.scalars.string_data.data
             return values
     raise KeyError(name)
+
+
+def rows_in(columns: Columns, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """The key and some fields of every row; those of the dynamic field where a row has them.
+
+    Args:
+        columns: As Milvus sends them for these fields.
+        fields: Their names; "*" for every field.
+    """
+    typed = {field.field_name: _values(field) for field in columns if not field.is_dynamic}
+    names = [name for name in typed if name == "id" or name in fields or "*" in fields]
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*(typed[name] for name in names), strict=True)]
+    others = [name for name in fields if name not in typed]
+    for field in columns if others else ():
+        if field.is_dynamic:
+            for row, packed in zip(rows, field.scalars.json_data.data, strict=True):
+                found = orjson.loads(packed)
+                row.update(found if "*" in others else {name: found[name] for name in others if name in found})
+    return rows
+
+
+def _values(field: Any) -> Sequence[Any]:
+    if field.WhichOneof("field") == "vectors":
+        return vectors_of(field)  # type: ignore[return-value]  # row by row
+    return getattr(field.scalars, field.scalars.WhichOneof("data")).data  # type: ignore[no-any-return]
 
 
 def wanted(columns: Columns, versions: Mapping[str, str]) -> list[int]:

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,12 +27,12 @@ from pymilvus.grpc_gen import milvus_pb2
 from pymilvus.grpc_gen.schema_pb2 import FieldData
 from pymilvus.settings import Config
 
-from nightloom.columns import Columns, column, in_requests, set_vectors
+from nightloom.columns import Columns, column, in_requests, rows_in, set_vectors
 from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
 from nightloom.milvus_address import CONNECT_SECONDS, check_address, speaks_tls
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
-from nightloom.rows import KEYWORDS, READ_ROWS, REQUEST_BYTES, SPARSE, Row, checked_node_id
+from nightloom.rows import KEYWORDS, READ_ROWS, REQUEST_BYTES, SPARSE, Row
 from nightloom.vector_index import VectorIndex, search_parameters
 from nightloom.vectors import Vectors
 
@@ -238,20 +239,16 @@ class Connection:
         self.client.alter_collection_properties(collection, dict(properties), timeout=self.timeout_seconds)
 
     def scan(self, collection: str, condition: str, fields: Sequence[str]) -> Iterator[list[Row]]:
-        """Rows in batches, as the last strong read left them."""
-        batches = self.client.query_iterator(
-            collection,
-            batch_size=READ_ROWS,
-            filter=condition,
-            output_fields=list(fields),
-            consistency_level="Bounded",
-            timeout=self.timeout_seconds,
-        )
-        try:
-            while batch := batches.next():
-                yield batch
-        finally:
-            batches.close()
+        """Some fields of rows in batches, in the order of their keys, as the last strong read left them.
+
+        A field of the dynamic field is left out where a row has none of its name.
+        """
+        with ThreadPoolExecutor(1) as ahead:
+            batches = self.read_columns(collection, condition, fields)
+            batch = ahead.submit(next, batches, None)
+            while columns := batch.result():
+                batch = ahead.submit(next, batches, None)  # Milvus reads the next one while this one is taken apart
+                yield rows_in(columns, fields)
 
     def nearest(
         self, collection: str, vectors: Sequence[Vectors], limit: int, fields: Sequence[str]
@@ -298,8 +295,8 @@ class Connection:
         )
         return [[(hit["entity"], hit["distance"]) for hit in hits] for hits in found]
 
-    def read_columns(self, collection: str, condition: str) -> Iterator[Columns]:
-        """Every field of rows in batches, as the last strong read left them, as Milvus sends them: for `write_columns`.
+    def read_columns(self, collection: str, condition: str, fields: Sequence[str] = ("*",)) -> Iterator[Columns]:
+        """Fields of rows in batches, as the last strong read left them, as Milvus sends them: for `write_columns`.
 
         The client would take each batch apart into rows and put them together again to write them, which takes longer
         than Milvus itself does.
@@ -309,7 +306,7 @@ class Connection:
             request = Prepare.query_request(
                 collection,
                 condition + after,
-                ["*"],
+                sorted({"id", *fields}),
                 [],
                 use_default_consistency=False,
                 consistency_level=ConsistencyLevel.Bounded,
@@ -318,14 +315,20 @@ class Connection:
                 iterator="True",  # in the order of the keys, as the client's own iterator asks for them
                 reduce_stop_for_best="True",
             )
-            answer = self._stub.Query(request, timeout=self.timeout_seconds)
-            check_status(answer.status)
-            keys = column(answer.fields_data, "id") if answer.fields_data else ()
+            columns = self._query(request, timeout=self.timeout_seconds)
+            keys = column(columns, "id") if columns else ()
             if not keys:
                 return
             # Milvus Lite gives what it has made of the keywords, too, and takes it from nobody.
-            yield [field for field in answer.fields_data if field.field_name != SPARSE]
-            after = f' and id > "{checked_node_id(keys[-1])}"'
+            yield [field for field in columns if field.field_name != SPARSE]
+            after = f" and id > {json.dumps(keys[-1], ensure_ascii=False)}"  # both kinds of Milvus take this
+
+    @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
+    def _query(self, request: milvus_pb2.QueryRequest, *, timeout: float) -> Columns:
+        answer = self._stub.Query(request, timeout=timeout)
+        check_status(answer.status)
+        columns: Columns = answer.fields_data
+        return columns
 
     def write_columns(self, collection: str, columns: Columns) -> int:
         """Upsert rows in this thread, and again for as long as one request may take; returns their count."""

@@ -143,7 +143,7 @@ COPYING: dict[str, Trouble] = {
     "copy refused": partial(refuse_before, Connection, "write_columns"),
     "copy acknowledgement lost": partial(lose_acknowledgement, Connection, "write_columns"),
     "query refused": partial(refuse_before, MilvusClient, "query"),
-    "scan refused": partial(refuse_before, MilvusClient, "query_iterator"),
+    "scan refused": partial(refuse_before, Connection, "_query"),
     "load refused": partial(refuse_before, MilvusClient, "load_collection"),
 }
 SWITCHING: dict[str, Trouble] = {

@@ -13,6 +13,9 @@ from nightloom.versions import among
 NAMED_DOCUMENTS = 10
 """How many documents a message names before it only counts them."""
 
+HEADS_AT_ONCE = 500
+"""Of a batch: with each comes all that LlamaIndex keeps of its node."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -72,7 +75,7 @@ class Audit:
 def read_heads(connection: Connection, collection: str) -> HeadTable:
     """The head of every indexed document, by document id, as the last strong read left them."""
     heads = HeadTable()
-    for batch in connection.scan(collection, HEADS, HEAD_FIELDS):
+    for batch in connection.scan(collection, HEADS, HEAD_FIELDS, HEADS_AT_ONCE):
         for row in batch:
             heads.add(head_of(row))
     return heads

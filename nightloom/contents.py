@@ -109,9 +109,14 @@ class Contents:
 
         return await self.connection.call(dim)
 
-    async def read(self, collection: str) -> tuple[int, Mapping[str, Head]]:
-        """Rows, physical duplicates included, and the head of every indexed document by document id."""
-        rows = await self.connection.count(collection)
+    async def read(self, collection: str, *, since_seconds: float = 0) -> tuple[int, Mapping[str, Head]]:
+        """Rows, physical duplicates included, and the head of every indexed document by document id.
+
+        Args:
+            collection: Physical name.
+            since_seconds: As `Connection.count`.
+        """
+        rows = await self.connection.count(collection, since_seconds=since_seconds)
         return rows, await self.connection.call(lambda: read_heads(self.connection, collection))
 
     async def heads(self, collection: str, documents: Collection[str]) -> dict[str, Head]:
@@ -254,7 +259,7 @@ class Contents:
         """Copy documents, vectors and all, from one generation to another; heads after all other rows.
 
         Args:
-            source: Physical name of the generation to read.
+            source: Physical name of the generation to read, as the last strong read left it.
             target: Physical name of the generation to write.
             versions: Version to copy by document id; rows of other documents or versions stay behind.
 
@@ -266,7 +271,7 @@ class Contents:
         """
         if not versions:
             return 0
-        await self.connection.count(source)
+        await self.connection.load(source)
         others = await self.connection.call(lambda: self._copy(source, target, NOT_HEADS, versions))
         return others + await self.connection.call(lambda: self._copy(source, target, HEADS, versions))
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from heapq import nsmallest
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -225,29 +226,36 @@ class Index:
                 return False
         return True
 
-    async def seen(self, documents: Collection[str], *, strong: bool = True) -> Mapping[str, str] | None:
+    async def seen(
+        self, documents: Collection[str], *, strong: bool = True, since_seconds: float = 0
+    ) -> Mapping[str, str] | None:
         """Versions of a few documents as readers find them through the alias.
 
         Args:
             documents: Their ids.
             strong: Whether every write before must be seen; after a strong read of the rows there is none to wait for.
+            since_seconds: As `Connection.count`, for a strong read.
 
         Returns:
             Version by document id; None where readers cannot read.
         """
         try:
-            return await self.connection.call(lambda: self._seen(documents, "Strong" if strong else "Bounded"))
+            return await self.connection.call(
+                lambda: self._seen(
+                    documents, self.connection.strong(since_seconds) if strong else {"consistency_level": "Bounded"}
+                )
+            )
         except (IndexUnavailable, IndexRefused):
             return None
 
-    def _seen(self, documents: Collection[str], consistency: str) -> Mapping[str, str]:
+    def _seen(self, documents: Collection[str], consistency: Mapping[str, Any]) -> Mapping[str, str]:
         rows = self.connection.client.query(
             self.alias,
             filter=f"{HEADS} and {among(documents)}" if documents else HEADS,
             output_fields=["document_id", "version"],
             limit=PROOF_ROWS if documents else 1,
-            consistency_level=consistency,
             timeout=self.connection.timeout_seconds,
+            **consistency,
         )
         return {row["document_id"]: row["version"] for row in rows}
 

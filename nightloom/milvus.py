@@ -53,6 +53,8 @@ BUILD_SECONDS = 7_200
 """For an index over millions of vectors."""
 LOAD_SECONDS = 600
 """For a collection to be ready for reads: the server reads all of it first."""
+LOGICAL_BITS = 18
+"""Of a timestamp of Milvus, below its milliseconds."""
 NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
 """Milvus Lite cuts off a client that asks every 10 s whether it is there, as pymilvus does in long pauses."""
 
@@ -213,21 +215,39 @@ class Connection:
             self._fields[collection] = frozenset(field["name"] for field in found)
         return self._fields[collection]
 
-    async def count(self, collection: str) -> int:
-        """Rows, physical duplicates included; a strong read, so that reads after it see every write before it."""
-        await self.load(collection)
-        return await self.call(lambda: self.count_now(collection))
+    async def count(self, collection: str, *, since_seconds: float = 0) -> int:
+        """Rows, physical duplicates included; a strong read, so that reads after it see every write before it.
 
-    def count_now(self, collection: str, condition: str = "") -> int:
+        Args:
+            collection: Its name.
+            since_seconds: How long ago the writes were made that must be seen; 0 for every write before.
+        """
+        await self.load(collection)
+        return await self.call(lambda: self.count_now(collection, since_seconds=since_seconds))
+
+    def count_now(self, collection: str, condition: str = "", *, since_seconds: float = 0) -> int:
         """The same for rows that meet a condition, in this thread."""
         rows = self.client.query(
             collection,
             filter=condition,
             output_fields=["count(*)"],
-            consistency_level="Strong",
             timeout=self.timeout_seconds,
+            **self.strong(since_seconds),
         )
         return int(rows[0]["count(*)"])
+
+    def strong(self, since_seconds: float = 0) -> dict[str, Any]:
+        """What a query is given so that it sees every write that was made so long ago, or before; in this thread.
+
+        Milvus answers once the ticks of its clock have passed the time that must be seen, and they are up to 0.4 s
+        late: who asks for no more than is needed waits less. The time is told by the server's clock, not by ours.
+        """
+        if since_seconds and not self.settings.is_lite:
+            now = self.client._get_connection().alloc_timestamp(timeout=self.timeout_seconds)  # noqa: SLF001  no public way
+            if now:  # 0 where the server does not tell
+                earlier = now - (int(since_seconds * 1000) << LOGICAL_BITS)
+                return {"consistency_level": "Customized", "guarantee_timestamp": earlier}
+        return {"consistency_level": "Strong"}
 
     def properties(self, collection: str) -> dict[str, str]:
         """What is kept with a collection, in this thread."""
@@ -238,13 +258,15 @@ class Connection:
         """Keep something with a collection, in this thread."""
         self.client.alter_collection_properties(collection, dict(properties), timeout=self.timeout_seconds)
 
-    def scan(self, collection: str, condition: str, fields: Sequence[str]) -> Iterator[list[Row]]:
+    def scan(
+        self, collection: str, condition: str, fields: Sequence[str], batch_rows: int = READ_ROWS
+    ) -> Iterator[list[Row]]:
         """Some fields of rows in batches, in the order of their keys, as the last strong read left them.
 
         A field of the dynamic field is left out where a row has none of its name.
         """
         with ThreadPoolExecutor(1) as ahead:
-            batches = self.read_columns(collection, condition, fields)
+            batches = self.read_columns(collection, condition, fields, batch_rows)
             batch = ahead.submit(next, batches, None)
             while columns := batch.result():
                 batch = ahead.submit(next, batches, None)  # Milvus reads the next one while this one is taken apart
@@ -295,7 +317,9 @@ class Connection:
         )
         return [[(hit["entity"], hit["distance"]) for hit in hits] for hits in found]
 
-    def read_columns(self, collection: str, condition: str, fields: Sequence[str] = ("*",)) -> Iterator[Columns]:
+    def read_columns(
+        self, collection: str, condition: str, fields: Sequence[str] = ("*",), batch_rows: int = READ_ROWS
+    ) -> Iterator[Columns]:
         """Fields of rows in batches, as the last strong read left them, as Milvus sends them: for `write_columns`.
 
         The client would take each batch apart into rows and put them together again to write them, which takes longer
@@ -311,7 +335,7 @@ class Connection:
                 use_default_consistency=False,
                 consistency_level=ConsistencyLevel.Bounded,
                 guarantee_timestamp=BOUNDED_TS,
-                limit=READ_ROWS,
+                limit=batch_rows,
                 iterator="True",  # in the order of the keys, as the client's own iterator asks for them
                 reduce_stop_for_best="True",
             )

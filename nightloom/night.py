@@ -190,9 +190,11 @@ class Night:
         if live.overruled:
             self.warnings.append(f"{live.name} was promoted by an operator over the gate: {live.overruled}")
         await self.index.connection.load(live.name)  # of one that is not, nothing is seen through the alias either
+        began = self.progress.total_seconds  # ago; what was written before that is seen
         # At once: each waits for a tick of the server's clock.
         (rows, self.live_heads), seen = await asyncio.gather(
-            self.index.contents.read(live.name), self.index.seen(live.proof)
+            self.index.contents.read(live.name, since_seconds=began),
+            self.index.seen(live.proof, since_seconds=began),
         )
         give_memory_back()
         await self._check_readers(live, seen)
@@ -765,16 +767,17 @@ async def open_night(
     access: Access = NO_ACCESS,
     allow_removals: bool = False,
     repair: bool = False,
+    progress: Progress | None = None,
 ) -> AsyncIterator[Night]:
     """Open everything that a night needs; its downloads are gone when it ends.
 
-    The arguments are those of `Night`; `read_state` is the first thing to ask of it.
+    The arguments are those of `Night`; `read_state` is the first thing to ask of it. Where a `progress` is given, its
+    clock began with the night.
 
     Raises:
         InputError: Corpus, embedder, golden queries or Milvus are not as they should be; nothing was written.
     """
     bound_arenas()
-    progress = Progress()
     with tempfile.TemporaryDirectory(prefix="nightloom-") as folder, Readers(corpus.reading) as readers:
         async with open_index(
             corpus.milvus, corpus.name, token, retrieval=corpus.retrieval, vectors=corpus.index
@@ -784,7 +787,7 @@ async def open_night(
                 corpus,
                 index,
                 Path(folder),
-                progress,
+                progress or Progress(),
                 readers,
                 access=access,
                 allow_removals=allow_removals,

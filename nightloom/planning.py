@@ -9,7 +9,7 @@ from typing import Literal, overload
 from nightloom.corpus import ShardSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, version_of
 from nightloom.heads import ChosenHeads, Head, versions_of
-from nightloom.versions import READ_AT_ONCE, Versions, absent, in_parts
+from nightloom.versions import READ_AT_ONCE, Chosen, Versions, in_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +130,12 @@ def make_plan(
     """
     seen, half = versions_of(live), versions_of(built)
     places, given = array("I"), dict[int, str]()
-    done, unchanged, changed = Versions(), Versions(), Versions()
+    done, listed, staying = Versions(), Chosen(seen), Chosen(seen)
     for start in range(0, len(listing.documents), READ_AT_ONCE):
         refs = listing.documents[start : start + READ_AT_ONCE]
         keys = [ref.id for ref in refs]
-        same, made_before, other = dict[str, str](), dict[str, str](), dict[str, str]()
+        listed.add(keys)
+        same, made_before = list[str](), dict[str, str]()
         compared = zip(refs, keys, seen.among(keys), half.among(keys), strict=True)
         for place, (ref, key, old, made) in enumerate(compared, start):
             content = ref.content
@@ -142,24 +143,21 @@ def make_plan(
             if made == version:
                 made_before[key] = version
             elif old == version and key not in damaged:
-                same[key] = version
+                same.append(key)
             else:
                 places.append(place)
                 if content is None:
                     given[place] = version
-                if old is not None:
-                    other[key] = version
         done.update(made_before)
-        unchanged.update(same)
-        changed.update(other)
+        staying.add(same)
     not_taken = {entry.id for entry in listing.quarantined}
     twins = seen.without(damaged).inverted() if places else Versions()  # most nights have nothing to index
     return Plan(
         listed=len(listing.documents) + len(not_taken),
         work=Work(listing.documents, places, fingerprint, given, twins),
         done=ChosenHeads(built, done),
-        unchanged=ChosenHeads(live, unchanged),
-        removed=tuple(live[key] for key in absent(seen, unchanged, done, changed) if key not in not_taken),
+        unchanged=ChosenHeads(live, staying.versions),
+        removed=tuple(live[key] for key in listed.left if key not in not_taken),
         quarantined=listing.quarantined,
     )
 

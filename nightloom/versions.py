@@ -181,6 +181,36 @@ class Versions(Mapping[str, str]):
         return len(self._ids) + int((self._places(self._recent) < 0).sum())
 
 
+class Chosen:
+    """Some documents of a table of versions: a byte for each document that it has."""
+
+    def __init__(self, versions: Versions) -> None:
+        """Choose none yet."""
+        self._all = versions
+        self._marks = np.zeros(len(versions._ids), dtype=bool)  # noqa: SLF001  of what is packed
+        self._others: set[str] = set()
+
+    def add(self, keys: Sequence[str]) -> None:
+        """Choose documents; those that the table does not have are passed over."""
+        at = self._all._places(keys)  # noqa: SLF001  likewise
+        self._marks[at[at >= 0]] = True
+        self._others.update(self._all._recent.keys() & keys)  # noqa: SLF001  likewise
+
+    @property
+    def versions(self) -> Versions:
+        """Theirs; where every document is chosen, these share the memory of the table."""
+        marks = slice(None) if self._marks.all() else self._marks
+        others = {key: version for key, version in self._all._recent.items() if key in self._others}  # noqa: SLF001
+        return Versions.of_arrays(self._all._ids[marks], self._all._packed[marks], others)  # noqa: SLF001
+
+    @property
+    def left(self) -> Iterator[str]:
+        """Ids of the documents that were not chosen."""
+        recent = self._all._recent  # noqa: SLF001  likewise
+        yield from (key for key in hex_digits(self._all._ids[~self._marks]) if key not in recent)  # noqa: SLF001
+        yield from recent.keys() - self._others
+
+
 def among(versions: Mapping[str, str], keys: Sequence[str]) -> list[str | None]:
     """The version of each of these documents, of a dict as well; None where there is none."""
     return versions.among(keys) if isinstance(versions, Versions) else [versions.get(key) for key in keys]

@@ -9,6 +9,7 @@ from nightloom.corpus_file import corpus_name, load_corpus
 from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night
 from nightloom.night_report import refused_report
+from nightloom.progress import Progress
 from tasks.events import about, announce
 from tasks.lease import lease
 from tasks.logs import quiet_tasks
@@ -32,6 +33,7 @@ async def begin(
     Raises:
         InputError: As `load_corpus` and `open_night`; it carries the report.
     """
+    progress = Progress()
     name = corpus_name(corpus_file, sections.get("name"))
     async with AsyncExitStack() as opened:
         try:
@@ -41,7 +43,9 @@ async def begin(
             access = await access_to(corpus.embedder)
             opened.enter_context(quiet_tasks())
             night = await opened.enter_async_context(
-                open_night(corpus, token, access=access, allow_removals=allow_removals, repair=repair)
+                open_night(
+                    corpus, token, access=access, allow_removals=allow_removals, repair=repair, progress=progress
+                )
             )
         except NightloomError as error:
             await _refuse(error, name)

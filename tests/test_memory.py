@@ -24,7 +24,7 @@ from nightloom.heads import ChosenHeads, Head, HeadTable, Validators, rows_of, v
 from nightloom.night import ShardNodes
 from nightloom.planning import Planned, Shard, Work
 from nightloom.spool import Spool
-from nightloom.versions import Versions, absent, among, differing
+from nightloom.versions import READ_AT_ONCE, Chosen, Versions, absent, among, differing
 
 DIGESTS = st.sampled_from(["00" * 16, "00" * 15 + "01", "01" + "00" * 15, "ff" * 16, "ab" * 16]) | st.binary(
     min_size=16, max_size=16
@@ -85,6 +85,26 @@ def test_two_sets_of_versions_differ_where_dicts_do(before: dict[str, str], afte
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     assert sorted(differing(Versions(before), Versions(after))) == sorted(changed)
     assert set(absent(Versions(before), Versions(after))) == before.keys() - after.keys()
+
+
+@given(known=DICTS, keys=st.lists(IDS, max_size=6), every=st.booleans())
+def test_chosen_documents_and_those_that_are_left(known: dict[str, str], keys: list[str], every: bool) -> None:
+    table = Versions(known)
+    table.update(dict.fromkeys(list(known)[::3], "12" * 16))
+    chosen = Chosen(table)
+    chosen.add([])
+    chosen.add(keys)
+    wanted = {*keys, *known} if every else {*keys, *list(known)[::2]}
+    chosen.add(sorted(wanted))
+    assert chosen.versions == {key: version for key, version in table.pairs() if key in wanted}
+    assert sorted(chosen.left) == sorted(known.keys() - wanted)
+
+
+def test_all_of_them_chosen_take_no_memory_of_their_own() -> None:
+    table = Versions({f"{at:032x}": f"{at:032x}" for at in range(READ_AT_ONCE * 8)})
+    chosen = Chosen(table)
+    chosen.add(list(table))
+    assert np.shares_memory(chosen.versions._ids, table._ids)
 
 
 # --- heads

@@ -66,6 +66,7 @@ async def measure(uri: str, rows: int, runs: int) -> list[float]:
     rates = []
     async with open_index(MilvusSettings(uri=uri), f"copy_{os.getpid()}") as index:
         source, versions = await fill(index, rows)
+        await index.connection.count(source.name)  # a strong read, as a night begins with
         for _ in range(runs):
             target = await index.create(FINGERPRINT, DIM, await index.generations(), datetime.now(UTC))
             await index.connection.load(target.name)

@@ -20,7 +20,7 @@ from pymilvus import AnnSearchRequest, DataType, Function, FunctionType, MilvusC
 from pymilvus import exceptions as milvus_errors
 from pymilvus.client.constants import BOUNDED_TS
 from pymilvus.client.prepare import Prepare
-from pymilvus.client.types import ConsistencyLevel
+from pymilvus.client.types import ConsistencyLevel, Status
 from pymilvus.client.utils import check_status
 from pymilvus.decorators import retry_on_rpc_failure
 from pymilvus.grpc_gen import milvus_pb2
@@ -350,6 +350,8 @@ class Connection:
     @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
     def _query(self, request: milvus_pb2.QueryRequest, *, timeout: float) -> Columns:
         answer = self._stub.Query(request, timeout=timeout)
+        if Status.EMPTY_COLLECTION in {answer.status.code, answer.status.error_code}:
+            return ()  # how older servers say it
         check_status(answer.status)
         columns: Columns = answer.fields_data
         return columns

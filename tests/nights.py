@@ -100,7 +100,9 @@ class Home:
             live = await live_name(index)
             count = await index.connection.count(live)
             scanned = index.connection.scan(live, "position >= 0", ("*",))
-            rows = {row["id"]: row | {"embedding": Vector(row["embedding"])} for batch in scanned for row in batch}
+            rows = {
+                row["id"]: row | {"embedding": Vector(row["embedding"].tolist())} for batch in scanned for row in batch
+            }
             assert count == len(rows), "count(*) shows physical duplicates"
             return rows
 

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from nightloom.documents import node_id
 from nightloom.heads import Head, HeadTable
 from nightloom.milvus import Connection
-from nightloom.rows import ALL_ROWS, HEAD_FIELDS, HEADS, checked_id, head_of
+from nightloom.rows import ALL_ROWS, HEAD_FIELDS, HEADS, READ_ROWS, checked_id, head_of
 from nightloom.versions import among
 
 NAMED_DOCUMENTS = 10
 """How many documents a message names before it only counts them."""
 
 HEADS_AT_ONCE = 500
-"""Of a batch: with each comes all that LlamaIndex keeps of its node."""
+"""In a batch: with each comes all that LlamaIndex keeps of its node."""
+HEADS_BATCHES = 200
+"""From so many on, batches grow with the rows: for each of them Milvus goes through every row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,11 @@ class Audit:
         return {key: head for key, head in self.heads.items() if key not in damaged}
 
 
-def read_heads(connection: Connection, collection: str) -> HeadTable:
-    """The head of every indexed document, by document id, as the last strong read left them."""
+def read_heads(connection: Connection, collection: str, rows: int) -> HeadTable:
+    """The head of every indexed document, by document id, as the last strong read left them; of so many rows in all."""
     heads = HeadTable()
-    for batch in connection.scan(collection, HEADS, HEAD_FIELDS, HEADS_AT_ONCE):
+    at_once = min(READ_ROWS, max(HEADS_AT_ONCE, rows // HEADS_BATCHES))
+    for batch in connection.scan(collection, HEADS, HEAD_FIELDS, at_once):
         for row in batch:
             heads.add(head_of(row))
     return heads
@@ -109,7 +112,7 @@ def audit(connection: Connection, collection: str) -> Audit:
     Memory grows with the documents, not with the rows.
     """
     rows = connection.count_now(collection)
-    heads = read_heads(connection, collection)
+    heads = read_heads(connection, collection, rows)
     last: str | None = None
     head: Head | None = None
     right: Counter[str] = Counter()

@@ -117,7 +117,7 @@ class Contents:
             since_seconds: As `Connection.count`.
         """
         rows = await self.connection.count(collection, since_seconds=since_seconds)
-        return rows, await self.connection.call(lambda: read_heads(self.connection, collection))
+        return rows, await self.connection.call(lambda: read_heads(self.connection, collection, rows))
 
     async def heads(self, collection: str, documents: Collection[str]) -> dict[str, Head]:
         """The heads of some documents, by document id; of those that are there."""

@@ -242,12 +242,17 @@ class Connection:
         Milvus answers once the ticks of its clock have passed the time that must be seen, and they are up to 0.4 s
         late: who asks for no more than is needed waits less. The time is told by the server's clock, not by ours.
         """
-        if since_seconds and not self.settings.is_lite:
-            now = self.client._get_connection().alloc_timestamp(timeout=self.timeout_seconds)  # noqa: SLF001  no public way
-            if now:  # 0 where the server does not tell
-                earlier = now - (int(since_seconds * 1000) << LOGICAL_BITS)
-                return {"consistency_level": "Customized", "guarantee_timestamp": earlier}
-        return {"consistency_level": "Strong"}
+        now = self._now() if since_seconds and not self.settings.is_lite else 0
+        if not now:
+            return {"consistency_level": "Strong"}
+        earlier = now - (int(since_seconds * 1000) << LOGICAL_BITS)
+        return {"consistency_level": "Customized", "guarantee_timestamp": earlier}
+
+    def _now(self) -> int:
+        """A timestamp of the server; 0 where it does not tell the time, or not to this user."""
+        with suppress(MilvusException, grpc.RpcError):
+            return int(self.client._get_connection().alloc_timestamp(timeout=CONNECT_SECONDS))  # noqa: SLF001  no public way
+        return 0
 
     def properties(self, collection: str) -> dict[str, str]:
         """What is kept with a collection, in this thread."""

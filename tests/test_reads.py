@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from pymilvus import MilvusException
 
 from nightloom import milvus
 from nightloom.corpus import MilvusSettings
@@ -90,6 +91,12 @@ async def test_a_server_that_does_not_tell_its_time_is_read_strongly(
     strong = {"consistency_level": "Strong"}
     assert connection.strong() == strong
     assert connection.strong(0.1)["consistency_level"] == "Customized"
-    handler = connection.client._get_connection()
-    monkeypatch.setattr(type(handler), "alloc_timestamp", lambda *_, **__: 0)
+    handler = type(connection.client._get_connection())
+    monkeypatch.setattr(handler, "alloc_timestamp", lambda *_, **__: 0)
+    assert connection.strong(0.1) == strong
+
+    def refuse(*_: object, **__: object) -> int:
+        raise MilvusException(code=1, message="PrivilegeAllocTimestamp: permission deny")
+
+    monkeypatch.setattr(handler, "alloc_timestamp", refuse)
     assert connection.strong(0.1) == strong

@@ -117,8 +117,8 @@ SECTIONS = [
         " tokenizer, once, as the embedder takes the same tokens; rows are packed as"
         " they lie in memory; Prefect's server writes down each task run, three for 256 documents. The waiting is"
         " at both ends, where there is nothing to embed yet or any more: the first nodes wait for LlamaIndex's imports,"
-        " and each of the strong reads that verify and prove the promotion for a tick of Milvus's clock, a fifth of a"
-        " second. Those seconds stay the same however large the corpus is.",
+        " verify's strong read for the ticks of Milvus's clock, up to 0.4 s late, and the reads that prove the"
+        " promotion are 0.2 s apart. Those seconds stay the same however large the corpus is.",
         "benchmarks/profile_build.py",
     ),
     Section(

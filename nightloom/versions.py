@@ -216,13 +216,10 @@ def among(versions: Mapping[str, str], keys: Sequence[str]) -> list[str | None]:
     return versions.among(keys) if isinstance(versions, Versions) else [versions.get(key) for key in keys]
 
 
-def absent(before: Versions, *after: Versions) -> Iterator[str]:
-    """Ids of the documents that the first has, and none of the others in any version."""
+def absent(before: Versions, after: Versions) -> Iterator[str]:
+    """Ids of the documents that the first has, and the other has in no version."""
     for keys in in_parts(before):
-        left = keys
-        for other in after:
-            left = [key for key, version in zip(left, other.among(left), strict=True) if version is None]
-        yield from left
+        yield from (key for key, version in zip(keys, after.among(keys), strict=True) if version is None)
 
 
 def differing(before: Versions, after: Versions) -> Iterator[str]:

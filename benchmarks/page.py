@@ -115,10 +115,10 @@ SECTIONS = [
         " Python did in the flow's process, its start and imports included. What stays beside the model, and why:"
         " imports are those of Prefect, LlamaIndex and pymilvus, once a process; nodes are cut with the model's own"
         " tokenizer, once, as the embedder takes the same tokens; rows are packed as"
-        " they lie in memory; Prefect's server writes down each task run, three for 256 documents. The waiting is"
+        " they lie in memory; Prefect's server writes down each task run, three for 512 documents. The waiting is"
         " at both ends, where there is nothing to embed yet or any more: the first nodes wait for LlamaIndex's imports,"
-        " verify's strong read for the ticks of Milvus's clock, up to 0.4 s late, and the reads that prove the"
-        " promotion are 0.2 s apart. Those seconds stay the same however large the corpus is.",
+        " and verify's strong read for the ticks of Milvus's clock, up to 0.4 s late. Those seconds stay the same however"
+        " large the corpus is.",
         "benchmarks/profile_build.py",
     ),
     Section(

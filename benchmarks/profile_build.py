@@ -72,8 +72,9 @@ def children(pid: int) -> list[int]:
     """Processes below a process, at any depth."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text(encoding="utf-8").split()):
-            found += [child, *children(child)]
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread or process that ends meanwhile
+            for child in map(int, (task / "children").read_text(encoding="utf-8").split()):
+                found += [child, *children(child)]
     return found
 
 

@@ -1,8 +1,9 @@
 """Bounded concurrency in one event loop."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +32,21 @@ async def each(items: Iterable[Item], do: Callable[[Item], Awaitable[Result]], *
     except ExceptionGroup as failures:
         raise _first(failures) from None
     return [results[at] for at in sorted(results)]
+
+
+@asynccontextmanager
+async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do something while the block runs; both have ended when it does.
+
+    Raises:
+        Exception: The first error; the other has been cancelled and awaited by then.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work)
+            yield
+    except ExceptionGroup as failures:
+        raise _first(failures) from None
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

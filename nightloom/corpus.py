@@ -700,9 +700,9 @@ class GateSettings(Section):
 class ShardSettings(Section):
     """The unit of work, memory and retry: some whole documents."""
 
-    documents: int = Field(256, ge=1, title="Documents", description="At most, in one shard.")
+    documents: int = Field(512, ge=1, title="Documents", description="At most, in one shard.")
     size_bytes: int = Field(
-        256_000, ge=1, title="Size", description="Of the documents of a shard, at most; a larger one goes alone."
+        512_000, ge=1, title="Size", description="Of the documents of a shard, at most; a larger one goes alone."
     )
     in_flight: int = Field(3, ge=1, le=64, title="In flight", description="Shards that are worked on at once.")
 

@@ -194,8 +194,8 @@ class Index:
         """
         for _ in range(PROOFS):
             await self.connection.load(collection, again=True)  # of one that is not loaded, readers get errors
-            await self.connection.call(lambda: self._switch(collection, instead_of))
-            times = 1 if self.connection.settings.is_lite else PROOF_READS
+            is_new = await self.connection.call(lambda: self._switch(collection, instead_of))
+            times = 1 if is_new or self.connection.settings.is_lite else PROOF_READS
             if await self.reads_as(proof, times=times, strong=False):
                 break
             await asyncio.sleep(PROOF_PAUSE_SECONDS)
@@ -206,7 +206,8 @@ class Index:
             )
         await self._keep(collection, {PROOF: json.dumps(list(proof))})
 
-    def _switch(self, collection: str, instead_of: str | None) -> None:
+    def _switch(self, collection: str, instead_of: str | None) -> bool:
+        """Whether there was no alias yet, and so no other collection that the server could go on answering from."""
         target = self._alias_target()
         if target not in {collection, instead_of} and target in self.connection.client.list_collections():
             raise IndexTaken(
@@ -217,6 +218,7 @@ class Index:
             self.connection.client.create_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
         else:
             self.connection.client.alter_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
+        return target is None
 
     async def reads_as(self, proof: Mapping[str, str | None], *, times: int = 1, strong: bool = True) -> bool:
         """Whether reads through the alias agree with a proof, so many times one after the other."""

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from nightloom.allocator import bound_arenas, give_memory_back
 from nightloom.audit import Audit, named
 from nightloom.comparison import compare, compare_means, losers
+from nightloom.concurrency import alongside
 from nightloom.corpus import Corpus, EvaluationSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined
 from nightloom.embedding import Embedder
@@ -536,11 +537,18 @@ class Night:
                 f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(uris)}"
             )
         contents = self.index.contents
-        rows, unfit = await contents.seal(target.name, self.corpus.index, may_rebuild=not self.in_place)
-        self.warnings += [unfit] if unfit else []
-        self.nodes.total = await contents.verify(target.name, self.versions, rows, every_row=self._resumed)
-        await self.index.set_whole(target.name)
+        async with alongside(self._embed_golden()):
+            rows, unfit = await contents.seal(target.name, self.corpus.index, may_rebuild=not self.in_place)
+            self.warnings += [unfit] if unfit else []
+            self.nodes.total = await contents.verify(target.name, self.versions, rows, every_row=self._resumed)
+            await self.index.set_whole(target.name)
         return self.nodes.total
+
+    async def _embed_golden(self) -> None:
+        """Embed the golden queries while Milvus is waited for; where that fails, `evaluate` tries again, and says why."""
+        if self.judged:
+            with suppress(NightloomError):
+                await self._questions(self.judged.texts)
 
     @property
     def wants_evaluation(self) -> bool:

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import Literal, overload
 
 from nightloom.corpus import ShardSettings
@@ -200,19 +200,39 @@ class Shard:
         return f"shard {self.number}/{self.count}: {len(self.documents)} {documents}"
 
 
+FIRST_SHARDS = (16, 8, 4, 2)
+"""Of the first shards, what part of the limits each takes: the embedder need not wait until whole ones are split."""
+LEAST_DOCUMENTS, LEAST_BYTES = 16, 16_000
+"""Of a first shard: one that is smaller still costs its task runs more than the embedder gains."""
+
+
 def deal_out(work: Sequence[Planned], limits: ShardSettings) -> tuple[Shard, ...]:
-    """Deal documents out into shards, in order, within the limits; a document above the size limit goes alone."""
+    """Deal documents out into shards, in order, within the limits; a document above the size limit goes alone.
+
+    The first shards are smaller: see `FIRST_SHARDS`.
+    """
     groups = tuple(_groups(work, limits))
     return tuple(Shard(number, len(groups), group) for number, group in enumerate(groups, 1))
 
 
 def _groups(work: Sequence[Planned], limits: ShardSettings) -> Iterator[Sequence[Planned]]:
+    parts = chain(FIRST_SHARDS, repeat(1))
+    documents, most_bytes = _limits(limits, next(parts))
     first = size_bytes = 0
     for at, planned in enumerate(work):
-        full = at - first == limits.documents or size_bytes + planned.ref.size_bytes > limits.size_bytes
+        full = at - first == documents or size_bytes + planned.ref.size_bytes > most_bytes
         if at > first and full:
             yield work[first:at]
+            documents, most_bytes = _limits(limits, next(parts))
             first, size_bytes = at, 0
         size_bytes += planned.ref.size_bytes
     if len(work) > first:
         yield work[first:]
+
+
+def _limits(limits: ShardSettings, part: int) -> tuple[int, int]:
+    """Documents and bytes of a shard that takes so small a part of the limits."""
+    return (
+        min(limits.documents, max(LEAST_DOCUMENTS, limits.documents // part)),
+        min(limits.size_bytes, max(LEAST_BYTES, limits.size_bytes // part)),
+    )

@@ -65,7 +65,7 @@ def test_a_name_and_a_source_are_enough(tmp_path: Path) -> None:
     assert corpus.evaluation is None
     assert corpus.gate == GateSettings(max_removed=0.2, max_quarantined=0.1)
     assert corpus.index == IndexSettings(update="generation", keep=2)
-    assert corpus.shards == ShardSettings(documents=256, size_bytes=256_000, in_flight=3)
+    assert corpus.shards == ShardSettings(documents=512, size_bytes=512_000, in_flight=3)
 
 
 def test_what_the_template_calls_a_default_is_one() -> None:

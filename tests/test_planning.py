@@ -142,6 +142,22 @@ def test_every_document_is_dealt_once_in_order_within_the_limits(
         assert full or sum(planned.ref.size_bytes for planned in shard.documents) + first > size_bytes, "room was left"
 
 
+@pytest.mark.parametrize(
+    ("limits", "size_bytes", "expected"),
+    [
+        (ShardSettings(documents=512, size_bytes=512_000), 100, [32, 64, 128, 256, 512, 8]),
+        (ShardSettings(documents=512, size_bytes=512_000), 4_000, [8, 16, 32, 64, 128, 128, 128, 128, 128, 128, 112]),
+        (ShardSettings(documents=100, size_bytes=512_000), 100, [16, 16, 25, 50, *[100] * 8, 93]),
+        (ShardSettings(documents=512, size_bytes=20_000), 4_000, [4, 4, 4, 4, *[5] * 196, 4]),
+    ],
+)
+def test_the_first_shards_are_small_so_that_the_embedder_begins_soon(
+    limits: ShardSettings, size_bytes: int, expected: list[int]
+) -> None:
+    work = tuple(Planned(ref(f"docs/{at}", "one", size_bytes), "v") for at in range(1_000))
+    assert [len(shard.documents) for shard in deal_out(work, limits)] == expected
+
+
 def test_a_shard_has_a_short_name() -> None:
     work = tuple(Planned(ref(uri, "one"), "v") for uri in NAMES[:4])
     labels = [shard.label for shard in deal_out(work, ShardSettings(documents=3))]

@@ -18,9 +18,10 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 from nightloom import operate
 from nightloom.contents import Contents
 from nightloom.embedding import Embedder
-from nightloom.errors import Held, IndexInconsistent, IndexInputError, NightFailed
+from nightloom.errors import EmbeddingError, Held, IndexInconsistent, IndexInputError, NightFailed
 from nightloom.index import open_index
 from nightloom.models import find_model
+from nightloom.night import Night
 from nightloom.splitting import Node, Splitter
 from nightloom.vectors import Vectors
 from tests.builders import MODEL, command
@@ -209,6 +210,50 @@ async def test_an_untrained_embedder_is_held_against_what_the_trained_one_finds(
     says = await held(home)
     assert "below the live generation's" in says
     assert "95 % interval" in says, "the live generation was asked with its own embedder"
+
+
+async def test_golden_queries_are_embedded_while_rows_are_verified_and_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    embedded_by_then: list[int] = []
+    embed, verify = Embedder.embed_queries, Night.verify
+
+    async def counted(self: Embedder, queries: list[str]) -> Vectors:
+        vectors = await embed(self, queries)
+        if self.settings.text_prefix:  # not that of the live generation, which is asked too
+            asked.append(len(queries))
+        return vectors
+
+    async def verified(self: Night) -> int:
+        rows = await verify(self)
+        embedded_by_then.append(sum(asked))
+        return rows
+
+    monkeypatch.setattr(Embedder, "embed_queries", counted)
+    monkeypatch.setattr(Night, "verify", verified)
+    configure(home, REBUILT)
+    assert (await night(home))["outcome"] == "promoted"
+    assert embedded_by_then == [len(ASKED)]
+    assert asked.count(len(ASKED)) == 1
+
+
+async def test_golden_queries_that_failed_while_rows_were_verified_are_embedded_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = Embedder.embed_queries
+    failures = iter(["the first time"])
+
+    async def unlucky(self: Embedder, queries: list[str]) -> Vectors:
+        if (failure := next(failures, None)) is not None:
+            raise EmbeddingError(failure)
+        return await embed(self, queries)
+
+    monkeypatch.setattr(Embedder, "embed_queries", unlucky)
+    configure(home, REBUILT)
+    report = await night(home)
+    assert (report["outcome"], report["warnings"]) == ("promoted", [])
+    assert next(failures, None) is None
 
 
 async def test_where_the_live_embedder_is_gone_its_scores_still_count(home: Home, untrained: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -620,6 +620,27 @@ async def test_a_switch_that_comes_loose_after_its_proof_is_healed_by_the_next_n
     assert (report["outcome"], report["generation"]) == ("unchanged", second["generation"])
     assert "the switch was made again" in report["warnings"][0]
     assert STUCK == []
+
+
+@ON_SERVER
+async def test_a_first_alias_is_proven_by_one_read_and_a_switch_by_three(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before there is an alias there is no other collection that the server could go on answering from."""
+    reads: list[bool] = []
+    seen = Index.seen
+
+    async def counted(self: Index, documents: Collection[str], **options: Any) -> Mapping[str, str] | None:
+        reads.append(bool(documents))
+        return await seen(self, documents, **options)
+
+    monkeypatch.setattr(Index, "seen", counted)
+    first = await night(home)
+    assert (first["outcome"], reads) == ("promoted", [True])
+    home.write(TEXTS | TEA)
+    reads.clear()
+    await night(home)
+    assert reads[1:] == [True] * 3, "the first is that of the switch of last night"
 
 
 STUCK: list[str] = []

@@ -117,8 +117,8 @@ SECTIONS = [
         " tokenizer, once, as the embedder takes the same tokens; rows are packed as"
         " they lie in memory; Prefect's server writes down each task run, three for 512 documents. The waiting is"
         " at both ends, where there is nothing to embed yet or any more: the first nodes wait for LlamaIndex's imports,"
-        " and verify's strong read for the ticks of Milvus's clock, up to 0.4 s late. Those seconds stay the same however"
-        " large the corpus is.",
+        " and verify's strong read for the ticks of Milvus's clock, up to 0.4 s late. Those seconds stay the same"
+        " however large the corpus is.",
         "benchmarks/profile_build.py",
     ),
     Section(

@@ -545,7 +545,7 @@ class Night:
         return self.nodes.total
 
     async def _embed_golden(self) -> None:
-        """Embed the golden queries while Milvus is waited for; where that fails, `evaluate` tries again and says why."""
+        """Embed the golden queries while Milvus is waited for; where that fails, `evaluate` tries it again."""
         if self.judged:
             with suppress(NightloomError):
                 await self._questions(self.judged.texts)

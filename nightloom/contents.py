@@ -42,7 +42,7 @@ from nightloom.vectors import Vectors
 
 WRITES_IN_FLIGHT = 3
 SEALED_ROWS = 5_000
-"""From so many on, a server's searches gain more from sealed rows than sealing takes: 2 s. On Milvus Lite, from one."""
+"""From so many on, a server's searches gain from sealed rows; on Milvus Lite, from one."""
 
 
 class Sealed(NamedTuple):
@@ -310,16 +310,18 @@ class Contents:
             settings: What the corpus file wants.
             may_rebuild: Whether nobody reads the collection yet.
         """
+        is_lite = self.connection.settings.is_lite
         rows = await self.connection.count(collection)
-        wanted = fitting(settings, rows, is_lite=self.connection.settings.is_lite)
+        wanted = fitting(settings, rows, is_lite=is_lite)
         kind = await self.connection.index_kind(collection)
         rebuilds = may_rebuild and kind != wanted.kind  # and only what is sealed is indexed
-        flushes = rebuilds or (may_rebuild and rows >= SEALED_ROWS) or self.connection.settings.is_lite
-        if flushes:
+        if rebuilds or is_lite:
             await self.connection.flush(collection)
+        elif may_rebuild and rows >= SEALED_ROWS:
+            await self.connection.flush(collection, wait=False)
         if rebuilds:
             await self.connection.rebuild_index(collection, wanted)
-        if flushes:
+        if rebuilds or is_lite:
             rows = await self.connection.count(collection)
         if rebuilds or kind == wanted.kind:
             return Sealed(rows)

@@ -183,9 +183,14 @@ class Connection:
             self._kinds[collection] = str(found["index_type"])
         return self._kinds[collection]
 
-    async def flush(self, collection: str) -> None:
-        """Seal the rows that were written so far."""
-        await self.call(lambda: self.client.flush(collection, timeout=LOAD_SECONDS))
+    async def flush(self, collection: str, *, wait: bool = True) -> None:
+        """Seal the rows that were written so far.
+
+        Args:
+            collection: Its name.
+            wait: Until they are sealed: a server takes seconds, in which it answers as before and after.
+        """
+        await self.call(lambda: self.client.flush(collection, timeout=LOAD_SECONDS, _async=not wait))
 
     async def rebuild_index(self, collection: str, vectors: VectorIndex) -> None:
         """Put another index over a collection's vectors; meanwhile nobody can read it."""

@@ -1,13 +1,17 @@
 """The index over the vectors: its type by the number of rows, built before readers see them, and what it finds."""
 
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
+from pymilvus import MilvusClient
 
+from nightloom import contents as contents_module
 from nightloom import live, vector_index
 from nightloom.corpus import IndexSettings, MilvusSettings
 from nightloom.documents import Document, DocumentRef, Place, document_id, node_id
@@ -21,6 +25,8 @@ ROWS = 3000
 """Milvus builds no index over a segment of less than 1,024."""
 DIM = 16
 AUTO = IndexSettings()
+FLUSHED = 4
+"""State of a segment, as Milvus numbers them."""
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,41 @@ async def test_a_graph_is_built_over_many_rows_and_finds_what_a_full_scan_does(
     assert first.uri == f"s/{questions[1].text}"
     assert await contents.measure_index_recall(name, questions) > 0.95
     assert await connection.count(name) == ROWS
+
+
+@pytest.mark.milvus
+async def test_a_server_seals_many_rows_while_the_night_goes_on_and_answers_meanwhile(
+    filled: tuple[Index, str, list[Question]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, name, questions = filled
+    contents, client = index.contents, index.connection.client
+    waited: list[bool] = []
+    flush = MilvusClient.flush
+
+    def counted(self: MilvusClient, collection: str, *, _async: bool, **options: Any) -> None:
+        waited.append(not _async)
+        flush(self, collection, _async=_async, **options)
+
+    def sealed() -> int:
+        segments = client.list_persistent_segments(name)
+        return sum(segment.num_rows for segment in segments if segment.state == FLUSHED)
+
+    monkeypatch.setattr(MilvusClient, "flush", counted)
+    monkeypatch.setattr(contents_module, "SEALED_ROWS", ROWS + 1)
+    assert await contents.seal(name, AUTO, may_rebuild=True) == (ROWS, "")
+    assert waited == []
+    monkeypatch.setattr(contents_module, "SEALED_ROWS", ROWS)
+    assert await contents.seal(name, AUTO, may_rebuild=True) == (ROWS, "")
+    assert waited == [False]
+    deadline = time.monotonic() + 60
+    while sealed() < ROWS:
+        assert time.monotonic() < deadline, "it is never sealed"
+        assert await index.connection.count(name) == ROWS
+        assert await contents.measure_index_recall(name, questions) == 1
+    assert await index.connection.count(name) == ROWS
+    monkeypatch.setattr(vector_index, "FLAT_ROWS", ROWS)
+    await contents.seal(name, AUTO, may_rebuild=True)
+    assert waited == [False, True], "only what is sealed is indexed"
 
 
 @pytest.mark.milvus

@@ -200,7 +200,7 @@ class Shard:
         return f"shard {self.number}/{self.count}: {len(self.documents)} {documents}"
 
 
-FIRST_SHARDS = (16, 8, 4, 2)
+FIRST_SHARDS = (8, 4, 2)
 """Of the first shards, what part of the limits each takes: the embedder need not wait until whole ones are split."""
 LEAST_DOCUMENTS, LEAST_BYTES = 16, 16_000
 """Of a first shard: one that is smaller still costs its task runs more than the embedder gains."""

@@ -145,10 +145,10 @@ def test_every_document_is_dealt_once_in_order_within_the_limits(
 @pytest.mark.parametrize(
     ("limits", "size_bytes", "expected"),
     [
-        (ShardSettings(documents=512, size_bytes=512_000), 100, [32, 64, 128, 256, 512, 8]),
-        (ShardSettings(documents=512, size_bytes=512_000), 4_000, [8, 16, 32, 64, 128, 128, 128, 128, 128, 128, 112]),
-        (ShardSettings(documents=100, size_bytes=512_000), 100, [16, 16, 25, 50, *[100] * 8, 93]),
-        (ShardSettings(documents=512, size_bytes=20_000), 4_000, [4, 4, 4, 4, *[5] * 196, 4]),
+        (ShardSettings(documents=512, size_bytes=512_000), 100, [64, 128, 256, 512, 40]),
+        (ShardSettings(documents=512, size_bytes=512_000), 4_000, [16, 32, 64, *[128] * 6, 120]),
+        (ShardSettings(documents=100, size_bytes=512_000), 100, [16, 25, 50, *[100] * 9, 9]),
+        (ShardSettings(documents=512, size_bytes=20_000), 4_000, [4, 4, 4, *[5] * 197, 3]),
     ],
 )
 def test_the_first_shards_are_small_so_that_the_embedder_begins_soon(

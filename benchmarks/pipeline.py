@@ -1,6 +1,6 @@
 """Whole pipelines side by side: the same nodes, model and Milvus server, and what a user would take in place of this.
 
-    python benchmarks/pipeline.py [--documents 200] [--longer 100] [--runs 5] [--cranfield ../shared/data/cranfield]
+    python benchmarks/pipeline.py [--documents 200] [--longer 100 [--part 1]] [--runs 5] [--cranfield FOLDER]
 
 - tutorial: LlamaIndex's `VectorStoreIndex.from_documents(use_async=True)`, as in Milvus's tutorial
 - IngestionPipeline: LlamaIndex's `arun` with a docstore that knows duplicates
@@ -10,9 +10,10 @@
 
 Each in a process of its own, with the model open before the clock starts; first builds in turns, over the first
 documents of Cranfield and over longer documents that are drawn by chance. The others are given Nightloom's nodes, one
-document each. Then each builds all of Cranfield, and answers its questions; where Cranfield is not there, the documents
-are the topics that Python carries, and nobody is asked. CPU seconds are those of the process; neither Milvus nor
-Prefect's server is counted.
+document each. Of many longer documents they can be given a part, `--part 10` a tenth: they take as long for each node
+however many there are, and the table says "(x10)". Then each builds all of Cranfield, and answers its questions; where
+Cranfield is not there, the documents are the topics that Python carries, and nobody is asked. CPU seconds are those of
+the process; neither Milvus nor Prefect's server is counted.
 """
 
 # ruff: noqa: PLC0415  a way imports in its own process what only it needs
@@ -27,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any, Protocol
@@ -70,12 +71,14 @@ class Work:
         folder: With corpus.jsonl, which holds them.
         nodes: URI and text of each node that Nightloom makes of them.
         queries: Golden queries in `folder`, as BEIR has them; None where nobody asks.
+        part: What the peers are given of it, where that is not all; and how many times that is counted.
     """
 
     name: str
     folder: Path
     nodes: list[tuple[str, str]]
     queries: Path | None = None
+    part: "tuple[Work, int] | None" = None
 
 
 class Way(Protocol):
@@ -384,9 +387,10 @@ class Ways:
         """One build by each way, and what the embedder alone takes; the last turn's collections stay to be asked."""
         clear(self.uri)
         for name, process in self.processes.items():
-            seconds, used = process.submit(build, name, work).result()
-            timings.setdefault(name, Timing()).parts.append(seconds)
-            cpu.setdefault(name, Timing()).parts.append(used)
+            mine, times = work.part if work.part and name in PEERS else (work, 1)
+            seconds, used = process.submit(build, name, mine).result()
+            timings.setdefault(name, Timing(times)).parts.append(seconds)
+            cpu.setdefault(name, Timing(times)).parts.append(used)
             if name in OURS:
                 alone = process.submit(bare, OURS[name], work).result()
                 timings.setdefault(f"{BARE} {OURS[name]}", Timing()).parts.append(alone)
@@ -429,6 +433,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=200, help="the first of Cranfield; 0 for none")
     parser.add_argument("--longer", type=int, default=100, help="documents drawn by chance; 0 for none")
+    parser.add_argument("--part", type=int, default=1, help="of the longer ones, to the others: 10 is a tenth")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="NAME", help=", ".join(WAYS))
     parser.add_argument("--chart", type=Path, help="a file for a picture")
@@ -445,7 +450,12 @@ def main() -> None:
             first = make_work(folder, f"{name}, the first", documents[: arguments.documents])
             print(ways.measured(first, arguments.runs, arguments.chart))
         if arguments.runs and arguments.longer:
-            print(ways.measured(make_work(folder, "longer documents", longer(arguments.longer)), arguments.runs))
+            many = longer(arguments.longer)
+            work = make_work(folder, "longer documents", many)
+            if arguments.part > 1:
+                some = make_work(folder, "the first longer documents", many[: len(many) // arguments.part])
+                work = replace(work, part=(some, arguments.part))
+            print(ways.measured(work, arguments.runs))
         if arguments.whole_runs:
             whole = with_queries(make_work(folder, f"{name}, all", documents), arguments.cranfield)
             print(ways.measured(whole, arguments.whole_runs, None if arguments.runs else arguments.chart))

@@ -315,13 +315,12 @@ class Contents:
         wanted = fitting(settings, rows, is_lite=is_lite)
         kind = await self.connection.index_kind(collection)
         rebuilds = may_rebuild and kind != wanted.kind  # and only what is sealed is indexed
-        if rebuilds or is_lite:
-            await self.connection.flush(collection)
-        elif may_rebuild and rows >= SEALED_ROWS:
-            await self.connection.flush(collection, wait=False)
+        waits = rebuilds or is_lite
+        if waits or (may_rebuild and rows >= SEALED_ROWS):
+            await self.connection.flush(collection, wait=waits)
         if rebuilds:
             await self.connection.rebuild_index(collection, wanted)
-        if rebuilds or is_lite:
+        if waits:
             rows = await self.connection.count(collection)
         if rebuilds or kind == wanted.kind:
             return Sealed(rows)

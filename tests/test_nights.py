@@ -262,6 +262,19 @@ async def test_an_alias_of_another_owner_is_never_moved(home: Home) -> None:
         assert await index.connection.call(index._alias_target) == foreign
 
 
+@ON_LITE
+async def test_an_index_that_cannot_be_read_is_told_before_what_is_wrong_with_a_source(home: Home) -> None:
+    """They are looked at side by side, and what is told does not depend on which of them was faster."""
+    nowhere = home.file.read_text().replace('path = "texts"', 'path = "nowhere"')
+    home.file.write_text(nowhere)
+    with pytest.raises(SourceError, match="nowhere"):
+        await night(home)
+    async with open_index(home.corpus.milvus, home.name) as index:
+        await index.connection.call(lambda: index.connection.client.create_collection(home.name, dimension=4))
+    with pytest.raises(IndexInputError, match="is not Nightloom's"):
+        await night(home)
+
+
 async def test_ask_finds_the_passage_and_status_counts(home: Home) -> None:
     report = await night(home)
     hits = await live.ask(home.corpus, None, QUERIES["q3"], 2)

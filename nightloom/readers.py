@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ class Readers:
         """Start nothing yet."""
         self._settings = settings
         self._pool: ProcessPool | None = None
+        self._starting = threading.Lock()
         self._futures: WeakSet[ProcessFuture[Document]] = WeakSet()
 
     def __enter__(self) -> Self:
@@ -51,8 +53,10 @@ class Readers:
         _cancel(list(self._futures))
 
     def start(self) -> None:
-        """Have the processes ready."""
-        if self._pool is None:
+        """Have the processes ready; shards that begin at the same time share them."""
+        with self._starting:
+            if self._pool is not None:
+                return
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([PRELOADED])
             self._pool = ProcessPool(

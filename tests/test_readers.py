@@ -5,10 +5,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pebble import ProcessPool
 
+from nightloom import readers as readers_module
 from nightloom.corpus import ReadingSettings, SourceSettings
 from nightloom.documents import Document, DocumentRef
 from nightloom.errors import DocumentError
@@ -87,17 +93,14 @@ def test_a_reader_that_is_killed_takes_one_document_with_it(calm: DocumentRef, s
 
 
 def reader() -> int:
-    """The process that uses most of a processor: of those that this one's fork server has."""
+    """The process that uses most of a processor: of those that this one's own fork server has begun."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        fields = stat.read_text().rpartition(")")[2].split()
-        if "forkserver" in (stat.parent / "cmdline").read_text() and session(int(fields[3])):
-            found[int(stat.parent.name)] = int(fields[11])
+        with suppress(FileNotFoundError, ProcessLookupError):  # one that ends meanwhile
+            _, parent, *more = stat.read_text().rpartition(")")[2].split()
+            if int(parent) == forkserver._forkserver._forkserver_pid:  # type: ignore[attr-defined]
+                found[int(stat.parent.name)] = int(more[9])
     return max(found, key=lambda pid: found[pid])
-
-
-def session(number: int) -> bool:
-    return number == os.getsid(0)
 
 
 def test_a_document_that_takes_too_much_memory_is_refused_by_the_limit(tmp_path: Path, calm: DocumentRef) -> None:
@@ -106,6 +109,21 @@ def test_a_document_that_takes_too_much_memory_is_refused_by_the_limit(tmp_path:
         found = texts(readers.read([listed(tmp_path / "large.txt"), calm]))
     assert "reading.max_memory_bytes = 500000000" in found[0]
     assert found[1] == "A few words."
+
+
+def test_shards_that_begin_at_once_share_the_processes(monkeypatch: pytest.MonkeyPatch, calm: DocumentRef) -> None:
+    made: list[ProcessPool] = []
+
+    def slowly(**options: Any) -> ProcessPool:
+        time.sleep(0.2)
+        made.append(ProcessPool(**options))
+        return made[-1]
+
+    monkeypatch.setattr(readers_module, "ProcessPool", slowly)
+    with Readers(ReadingSettings()) as readers, ThreadPoolExecutor(3) as shards:
+        found = shards.map(lambda _: texts(readers.read([calm])), range(3))
+        assert list(found) == [["A few words."]] * 3
+    assert len(made) == 1, "the others are never stopped"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.5])

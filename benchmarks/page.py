@@ -92,9 +92,9 @@ SECTIONS = [
     ),
     Section(
         "Whole pipelines over longer documents",
-        "As above, of 5,000 documents of three or four nodes; the others are given a tenth of them, and"
-        " their memory is that of a tenth.",
-        "benchmarks/pipeline.py --documents 0 --whole-runs 0 --longer 5000 --part 10"
+        "As above, of 5,000 documents of three or four nodes; the others are given a twenty-fifth of them,"
+        " and their memory is that of so many.",
+        "benchmarks/pipeline.py --documents 0 --whole-runs 0 --longer 5000 --part 25"
         " --ways tutorial IngestionPipeline LangChain 'Nightloom bf16'",
         is_long=True,
     ),

@@ -10,8 +10,8 @@
 
 Each in a process of its own, with the model open before the clock starts; first builds in turns, over the first
 documents of Cranfield and over longer documents that are drawn by chance. The others are given Nightloom's nodes, one
-document each. Of many longer documents they can be given a part, `--part 10` a tenth: they take as long for each node
-however many there are, and the table says "(x10)". Then each builds all of Cranfield, and answers its questions; where
+document each. Of many longer documents they can be given a part, `--part 25` a twenty-fifth: they take as long for
+each node however many there are, and the table says "(x25)". Then each builds all of Cranfield, and answers its questions; where
 Cranfield is not there, the documents are the topics that Python carries, and nobody is asked. CPU seconds are those of
 the process; neither Milvus nor Prefect's server is counted.
 """

@@ -11,9 +11,9 @@
 Each in a process of its own, with the model open before the clock starts; first builds in turns, over the first
 documents of Cranfield and over longer documents that are drawn by chance. The others are given Nightloom's nodes, one
 document each. Of many longer documents they can be given a part, `--part 25` a twenty-fifth: they take as long for
-each node however many there are, and the table says "(x25)". Then each builds all of Cranfield, and answers its questions; where
-Cranfield is not there, the documents are the topics that Python carries, and nobody is asked. CPU seconds are those of
-the process; neither Milvus nor Prefect's server is counted.
+each node however many there are, and the table says "(x25)". Then each builds all of Cranfield, and answers its
+questions; where Cranfield is not there, the documents are the topics that Python carries, and nobody is asked. CPU
+seconds are those of the process; neither Milvus nor Prefect's server is counted.
 """
 
 # ruff: noqa: PLC0415  a way imports in its own process what only it needs

@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +46,9 @@ PORTS = range(20_000, 32_000)
 
 SERVICES = ("rootCoord", "queryCoord", "queryNode", "dataCoord", "dataNode", "indexNode")
 SERVICE_PORTS = ("proxy.internalPort", *(f"{service}.port" for service in SERVICES))
+PORTS_FILE = "ports.json"
+"""In the folder of a server: the ports that it had, which are not taken again. A session that it left behind in etcd
+would else name another service of the new server, which would be asked in vain for an hour."""
 LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
 PLACEHOLDER = re.compile(r"\{\{[^:}]*:?\s*([^}]*?)\s*\}\}")  # `{{ name(type): default }}` in the shipped configuration
 LOG_LINES, LOG_LINE_LENGTH = 20, 500  # how much of the end of its log an error carries
@@ -125,12 +128,14 @@ def start(
     binaries = _unpack(package / "bin")
     if port is not None and not _is_free(port):
         raise LocalMilvusFailed(f"Port {port} is in use: stop what listens there, or choose another port.")
-    free_port, metrics_port, *inner_ports = _free_ports(4 + len(SERVICE_PORTS))
+    before = _ports_before(folder)
+    free_port, metrics_port, *inner_ports = _free_ports(4 + len(SERVICE_PORTS), before)
     port = free_port if port is None else port
     log_file = folder / "milvus.log"
     with _claim(log_file) as log:
         # Milvus reads every variable of its environment as a setting, so it gets none of the caller's.
         environment = _configure(package, folder, port, inner_ports, more)
+        (folder / PORTS_FILE).write_text(json.dumps([*before, *inner_ports]))
         environment |= {"METRICS_PORT": str(metrics_port), LIBRARY_PATH: str(binaries)}
         process = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
             [str(binaries / "milvus"), "run", "standalone"],
@@ -148,6 +153,7 @@ def start(
     except BaseException:
         server.kill()
         raise
+    (folder / PORTS_FILE).write_text(json.dumps(inner_ports))  # older sessions have ended
     return server
 
 
@@ -198,9 +204,18 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int, without: Collection[int]) -> list[int]:
     candidates = random.sample(PORTS, len(PORTS))  # shuffled, so that servers started together do not collide
-    return list(itertools.islice(filter(_is_free, candidates), count))
+    return list(itertools.islice((port for port in candidates if port not in without and _is_free(port)), count))
+
+
+def _ports_before(folder: Path) -> list[int]:
+    """The ports of the servers that ran on this folder before, as far as they may have left sessions."""
+    try:
+        found: list[int] = json.loads((folder / PORTS_FILE).read_text())
+    except (OSError, ValueError):
+        return []
+    return found
 
 
 @contextlib.contextmanager

@@ -245,7 +245,8 @@ class Connection:
         """What a query is given so that it sees every write that was made so long ago, or before; in this thread.
 
         Milvus answers once the ticks of its clock have passed the time that must be seen, and they are up to 0.4 s
-        late: who asks for no more than is needed waits less. The time is told by the server's clock, not by ours.
+        late: who asks for no more than is needed waits less. The time is told by the server's clock, not by ours; it
+        goes in steps of 0.05 s, so that a write of the last moment before may be missed.
         """
         now = self._now() if since_seconds and not self.settings.is_lite else 0
         if not now:

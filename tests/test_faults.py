@@ -17,11 +17,12 @@ import pytest
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from pymilvus import MilvusException
+from pymilvus import MilvusClient, MilvusException
 from pymilvus.client.utils import check_status
 from pymilvus.decorators import retry_on_rpc_failure
 from pymilvus.grpc_gen import milvus_pb2
 
+from deployments import local_milvus
 from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
 from nightloom import night as night_module
 from nightloom.contents import Contents
@@ -276,6 +277,38 @@ async def test_a_server_that_stays_down_ends_the_night_and_the_next_goes_on(
     assert report["outcome"] == "promoted"
     assert 0 < report["nodes"]["embedded"] < report["nodes"]["total"]
     assert await home.rows() == await undisturbed(tmp_path, own_server, MANY)
+
+
+@pytest.mark.milvus
+def test_a_server_that_was_killed_takes_none_of_the_ports_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a service took the port of another one, collections were never loaded again."""
+
+    def backwards(ports: Sequence[int], _count: int) -> list[int]:
+        return [*reversed(had), *ports]
+
+    had: list[int] = []
+    try:
+        server = OwnServer(tmp_path / "milvus")
+    except LocalMilvusUnavailable as error:
+        pytest.skip(str(error))
+    try:
+        client = MilvusClient(server.uri)
+        client.create_collection("kept", dimension=4)
+        client.close()
+        had += json.loads((tmp_path / "milvus" / local_milvus.PORTS_FILE).read_text())
+        server.kill()
+        monkeypatch.setattr("deployments.local_milvus.random.sample", backwards)
+        server.start_again()
+        has = json.loads((tmp_path / "milvus" / local_milvus.PORTS_FILE).read_text())
+        assert len(has) == len(had) > len(local_milvus.SERVICES)
+        assert not {*has} & {*had}
+        client = MilvusClient(server.uri)
+        client.load_collection("kept", timeout=60)
+        client.close()
+    finally:
+        server.kill()
 
 
 @pytest.mark.milvus

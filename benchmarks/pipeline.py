@@ -367,7 +367,7 @@ def with_queries(work: Work, folder: Path) -> Work:
     _, queries, qrels = cranfield(folder)
     for file, name in ((queries, "queries.jsonl"), (qrels, "qrels.tsv")):
         (work.folder / name).write_bytes(file.read_bytes())
-    return Work(work.name, work.folder, work.nodes, work.folder / "queries.jsonl")
+    return replace(work, queries=work.folder / "queries.jsonl")
 
 
 # --- measuring

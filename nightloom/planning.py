@@ -11,6 +11,11 @@ from nightloom.documents import DocumentRef, Listing, Quarantined, version_of
 from nightloom.heads import ChosenHeads, Head, versions_of
 from nightloom.versions import READ_AT_ONCE, Chosen, Versions, in_parts
 
+FIRST_SHARDS = (8, 4, 2)
+"""Of the first shards, what part of the limits each takes: the embedder need not wait until whole ones are split."""
+LEAST_DOCUMENTS, LEAST_BYTES = 16, 16_000
+"""Of a first shard: one that is smaller still costs its task runs more than the embedder gains."""
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -198,12 +203,6 @@ class Shard:
         """How task runs call it: short, as the UI draws them in a graph."""
         documents = "document" if len(self.documents) == 1 else "documents"
         return f"shard {self.number}/{self.count}: {len(self.documents)} {documents}"
-
-
-FIRST_SHARDS = (8, 4, 2)
-"""Of the first shards, what part of the limits each takes: the embedder need not wait until whole ones are split."""
-LEAST_DOCUMENTS, LEAST_BYTES = 16, 16_000
-"""Of a first shard: one that is smaller still costs its task runs more than the embedder gains."""
 
 
 def deal_out(work: Sequence[Planned], limits: ShardSettings) -> tuple[Shard, ...]:

@@ -109,14 +109,14 @@ class Contents:
 
         return await self.connection.call(dim)
 
-    async def read(self, collection: str, *, since_seconds: float = 0) -> tuple[int, Mapping[str, Head]]:
+    async def read(self, collection: str, *, as_opened: bool = False) -> tuple[int, Mapping[str, Head]]:
         """Rows, physical duplicates included, and the head of every indexed document by document id.
 
         Args:
             collection: Physical name.
-            since_seconds: As `Connection.count`.
+            as_opened: As `Connection.count`.
         """
-        rows = await self.connection.count(collection, since_seconds=since_seconds)
+        rows = await self.connection.count(collection, as_opened=as_opened)
         return rows, await self.connection.call(lambda: read_heads(self.connection, collection, rows))
 
     async def heads(self, collection: str, documents: Collection[str]) -> dict[str, Head]:

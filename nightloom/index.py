@@ -229,14 +229,14 @@ class Index:
         return True
 
     async def seen(
-        self, documents: Collection[str], *, strong: bool = True, since_seconds: float = 0
+        self, documents: Collection[str], *, strong: bool = True, as_opened: bool = False
     ) -> Mapping[str, str] | None:
         """Versions of a few documents as readers find them through the alias.
 
         Args:
             documents: Their ids.
             strong: Whether every write before must be seen; after a strong read of the rows there is none to wait for.
-            since_seconds: As `Connection.count`, for a strong read.
+            as_opened: As `Connection.count`, for a strong read.
 
         Returns:
             Version by document id; None where readers cannot read.
@@ -244,7 +244,8 @@ class Index:
         try:
             return await self.connection.call(
                 lambda: self._seen(
-                    documents, self.connection.strong(since_seconds) if strong else {"consistency_level": "Bounded"}
+                    documents,
+                    self.connection.strong(as_opened=as_opened) if strong else {"consistency_level": "Bounded"},
                 )
             )
         except (IndexUnavailable, IndexRefused):

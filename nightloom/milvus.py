@@ -53,8 +53,6 @@ BUILD_SECONDS = 7_200
 """For an index over millions of vectors."""
 LOAD_SECONDS = 600
 """For a collection to be ready for reads: the server reads all of it first."""
-LOGICAL_BITS = 18
-"""Of a timestamp of Milvus, below its milliseconds."""
 NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
 """Milvus Lite cuts off a client that asks every 10 s whether it is there, as pymilvus does in long pauses."""
 
@@ -97,6 +95,7 @@ class Connection:
         self.settings = settings
         self._token = token.get_secret_value() if token else ""
         self._opened: MilvusClient | None = None
+        self._opened_at = 0
         self._stores: dict[str, MilvusVectorStore] = {}
         self._loaded: set[str] = set()
         self._fields: dict[str, frozenset[str]] = {}
@@ -220,45 +219,48 @@ class Connection:
             self._fields[collection] = frozenset(field["name"] for field in found)
         return self._fields[collection]
 
-    async def count(self, collection: str, *, since_seconds: float = 0) -> int:
+    async def count(self, collection: str, *, as_opened: bool = False) -> int:
         """Rows, physical duplicates included; a strong read, so that reads after it see every write before it.
 
         Args:
             collection: Its name.
-            since_seconds: How long ago the writes were made that must be seen; 0 for every write before.
+            as_opened: Whether it is enough to see what was written before the connection was opened.
         """
         await self.load(collection)
-        return await self.call(lambda: self.count_now(collection, since_seconds=since_seconds))
+        return await self.call(lambda: self.count_now(collection, as_opened=as_opened))
 
-    def count_now(self, collection: str, condition: str = "", *, since_seconds: float = 0) -> int:
+    def count_now(self, collection: str, condition: str = "", *, as_opened: bool = False) -> int:
         """The same for rows that meet a condition, in this thread."""
         rows = self.client.query(
             collection,
             filter=condition,
             output_fields=["count(*)"],
             timeout=self.timeout_seconds,
-            **self.strong(since_seconds),
+            **self.strong(as_opened=as_opened),
         )
         return int(rows[0]["count(*)"])
 
-    def strong(self, since_seconds: float = 0) -> dict[str, Any]:
-        """What a query is given so that it sees every write that was made so long ago, or before; in this thread.
+    def strong(self, *, as_opened: bool = False) -> dict[str, Any]:
+        """What a query is given so that it sees every write before it, or every one before the connection was opened.
 
         Milvus answers once the ticks of its clock have passed the time that must be seen, and they are up to 0.4 s
-        late: who asks for no more than is needed waits less. The time is told by the server's clock, not by ours; it
-        goes in steps of 0.05 s, so that a write of the last moment before may be missed.
+        late: who asks for no more than is needed waits less. A timestamp of the server is later than that of every
+        write before it, whatever the clocks show.
         """
-        now = self._now() if since_seconds and not self.settings.is_lite else 0
-        if not now:
-            return {"consistency_level": "Strong"}
-        earlier = now - (int(since_seconds * 1000) << LOGICAL_BITS)
-        return {"consistency_level": "Customized", "guarantee_timestamp": earlier}
+        if as_opened and self._opened_at:
+            return {"consistency_level": "Customized", "guarantee_timestamp": self._opened_at}
+        return {"consistency_level": "Strong"}
 
-    def _now(self) -> int:
-        """A timestamp of the server; 0 where it does not tell the time, or not to this user."""
-        with suppress(MilvusException, grpc.RpcError):
-            return int(self.client._get_connection().alloc_timestamp(timeout=CONNECT_SECONDS))  # noqa: SLF001  no public way
-        return 0
+    def open(self) -> None:
+        """Open the client, and take the server's time; in this thread.
+
+        Raises:
+            IndexInputError: Milvus cannot be opened.
+        """
+        client = self.client
+        if not self.settings.is_lite:
+            with suppress(MilvusException, grpc.RpcError):  # it does not tell the time, or not to this user
+                self._opened_at = int(client._get_connection().alloc_timestamp(timeout=CONNECT_SECONDS))  # noqa: SLF001  no public way
 
     def properties(self, collection: str) -> dict[str, str]:
         """What is kept with a collection, in this thread."""
@@ -543,7 +545,7 @@ async def open_connection(settings: MilvusSettings, token: SecretStr | None) -> 
     """
     connection = Connection(settings, token)
     if not connection.is_absent:
-        await connection.call(lambda: connection.client)
+        await connection.call(connection.open)
     try:
         yield connection
     finally:

@@ -191,11 +191,11 @@ class Night:
         if live.overruled:
             self.warnings.append(f"{live.name} was promoted by an operator over the gate: {live.overruled}")
         await self.index.connection.load(live.name)  # of one that is not, nothing is seen through the alias either
-        began = self.progress.total_seconds  # ago; what was written before that is seen
-        # At once: each waits for a tick of the server's clock.
+        # At once: each waits for a tick of the server's clock. The lease was held before the connection was opened, so
+        # that no other night has written since.
         (rows, self.live_heads), seen = await asyncio.gather(
-            self.index.contents.read(live.name, since_seconds=began),
-            self.index.seen(live.proof, since_seconds=began),
+            self.index.contents.read(live.name, as_opened=True),
+            self.index.seen(live.proof, as_opened=True),
         )
         give_memory_back()
         await self._check_readers(live, seen)

@@ -1,7 +1,5 @@
 """Reads of rows: all of them, batch by batch, whatever their keys are; and what a strong read sees."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from pymilvus import MilvusException
+from pymilvus.client.grpc_handler import GrpcHandler
 
 from nightloom import milvus
 from nightloom.corpus import MilvusSettings
@@ -75,33 +74,32 @@ async def test_every_row_is_read_once_whatever_its_key_is(connection: Connection
 
 
 @pytest.mark.milvus
-@pytest.mark.parametrize("connection", ["server"], indirect=True)
-async def test_what_was_written_before_the_night_began_is_seen(connection: Connection, collection: str) -> None:
-    """But for those of the last moment: the server's clock goes in steps of 0.05 s, longer ones on a busy machine."""
-    seen = 0
-    for at in range(1, 11):
-        await connection.upsert(collection, rows([f"row {at}"]))
-        await asyncio.sleep(0.1)
-        began = time.monotonic()
-        await asyncio.sleep(0.01 * at)
-        seen += await connection.count(collection, since_seconds=time.monotonic() - began) == at
-    assert seen >= 8, "without a guarantee hardly any is seen"
+async def test_what_was_written_before_a_connection_was_opened_is_seen(milvus_server: str, tmp_path: Path) -> None:
+    """Every write, also that of the last moment, which another process sent."""
+    settings = MilvusSettings(uri=milvus_server)
+    name = f"reads_{document_id(str(tmp_path))[:12]}"
+    async with open_connection(settings, None) as writer:
+        await writer.create(name, dim=2, properties={"x": "y"})
+        try:
+            for at in range(1, 13):
+                await writer.upsert(name, rows([f"row {at}"]))
+                async with open_connection(settings, None) as opened:
+                    assert opened.strong(as_opened=True)["consistency_level"] == "Customized"
+                    assert await opened.count(name, as_opened=True) == at
+        finally:
+            await writer.call(lambda: writer.client.drop_collection(name))
 
 
 @pytest.mark.milvus
-@pytest.mark.parametrize("connection", ["server"], indirect=True)
 async def test_a_server_that_does_not_tell_its_time_is_read_strongly(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
+    milvus_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strong = {"consistency_level": "Strong"}
-    assert connection.strong() == strong
-    assert connection.strong(0.1)["consistency_level"] == "Customized"
-    handler = type(connection.client._get_connection())
-    monkeypatch.setattr(handler, "alloc_timestamp", lambda *_, **__: 0)
-    assert connection.strong(0.1) == strong
 
     def refuse(*_: object, **__: object) -> int:
         raise MilvusException(code=1, message="PrivilegeAllocTimestamp: permission deny")
 
-    monkeypatch.setattr(handler, "alloc_timestamp", refuse)
-    assert connection.strong(0.1) == strong
+    for tells in (lambda *_, **__: 0, refuse):
+        monkeypatch.setattr(GrpcHandler, "alloc_timestamp", tells)
+        async with open_connection(MilvusSettings(uri=milvus_server), None) as opened:
+            assert opened.strong(as_opened=True) == opened.strong() == strong

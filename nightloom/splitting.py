@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from threading import Lock
 from typing import NamedTuple
 
 from nightloom.corpus import SplittingSettings
@@ -98,9 +97,6 @@ class Splitter:
         self._embedder = embedder
         self._max_bytes = min(MAX_NODE_BYTES, BYTES_PER_TOKEN * settings.max_tokens)
         self._to_sentences: Callable[[str], list[str]] | None = None
-        # One thread cuts at a time: NLTK's expressions let go of the interpreter at every match, and threads that take
-        # it from each other for that compute four times as long for the same sentences.
-        self._turn = Lock()
 
     def split(self, document: Document, version: str) -> list[Node]:
         """The nodes of a document, at least one.
@@ -111,15 +107,6 @@ class Splitter:
         Raises:
             DocumentError: More nodes than a document may have.
         """
-        with self._turn:
-            found = self._split(document)
-        key, total = document.ref.id, len(found)
-        return [
-            Node(node_id(key, at), document, version, at, total, text, place, tokens)
-            for at, (text, place, tokens) in enumerate(found)
-        ]
-
-    def _split(self, document: Document) -> list[tuple[str, Place, Tokens]]:
         found: list[tuple[str, Place, Tokens]] = []
         for section in sections(document):
             for piece in self._pack(self._pieces(document, section)):
@@ -131,7 +118,11 @@ class Splitter:
                     f"gives more nodes than splitting.max_nodes_per_document = {self._settings.max_nodes_per_document};"
                     " raise it, or store the document in parts"
                 )
-        return found
+        key, total = document.ref.id, len(found)
+        return [
+            Node(node_id(key, at), document, version, at, total, text, place, tokens)
+            for at, (text, place, tokens) in enumerate(found)
+        ]
 
     def _pieces(self, document: Document, section: Section) -> Iterator[Piece]:
         """Sentences and wholes of a section, and lines or halves of those that are too long; joined, they are its text.

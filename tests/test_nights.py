@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from prefect.artifacts import Artifact
 
 from flows.nightly_reindex import nightly_reindex
 from nightloom import live
-from nightloom.documents import document_id
+from nightloom.documents import Document, document_id
 from nightloom.errors import (
     CorpusFileError,
     EvaluationInputError,
@@ -27,6 +28,7 @@ from nightloom.errors import (
 from nightloom.index import open_index
 from nightloom.night import Night
 from nightloom.report import RunReport
+from nightloom.splitting import Node, Splitter
 from tests.nights import ON_LITE, QUERIES, TEXTS, Home, environment, night
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -185,6 +187,26 @@ async def test_one_shard_at_a_time_and_eight_give_the_same_rows(home: Home, tmp_
     await night(home, shards={"documents": 1, "in_flight": 8})
     await night(other, shards={"documents": 5, "in_flight": 1})
     assert await home.rows() == await other.rows()
+
+
+@ON_LITE
+async def test_shards_are_cut_one_after_the_other(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that cut at once would take the interpreter from each other at every sentence."""
+    cut: list[str] = []
+    split = Splitter.split
+
+    def slowly(self: Splitter, document: Document, version: str) -> list[Node]:
+        cut.append(document.ref.uri)
+        time.sleep(0.02)
+        cut.append(document.ref.uri)
+        return split(self, document, version)
+
+    monkeypatch.setattr(Splitter, "split", slowly)
+    home.write(TEXTS | {f"{shard}{at}.txt": f"Shard {shard}, document {at}." for shard in range(4) for at in range(4)})
+    await night(home, shards={"documents": 4, "in_flight": 4})
+    assert cut[::2] == cut[1::2], "one document at a time"
+    behind_each_other = [{uri.rpartition("/")[2][0] for uri in cut[at : at + 8]} for at in range(0, 32, 8)]
+    assert sorted(behind_each_other, key=str) == [{"0"}, {"1"}, {"2"}, {"3"}]
 
 
 @ON_LITE

@@ -306,8 +306,8 @@ class Night:
         nodes: list[Node] = []
         quarantined: list[Quarantined] = []
         found = list(self.readers.read([planned.ref for planned in shard.documents]))
-        # One shard at a time, the first one first: NLTK's expressions let go of the interpreter at every match, and
-        # threads that take it from each other for that compute up to four times as long over the same sentences.
+        # One shard at a time: NLTK's expressions let go of the interpreter at every match, and threads that take it
+        # from each other for that compute up to four times as long over the same sentences.
         with self._cutting:
             for planned, read in zip(shard.documents, found, strict=True):
                 ref = planned.ref

@@ -1,16 +1,23 @@
 """Sentences: where LlamaIndex cuts a text, which is where NLTK's Punkt does."""
 
+import copy
 import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 NOT_NEEDED = frozenset({"scipy", "sklearn"})
 """NLTK takes them along where they are installed, for functions that nobody calls here: 3 s and 80 MB of a night."""
+MOST_ENDS = 20_000
+"""Of sentences, that are remembered: the words on both sides of a full stop, which takes 3 MB."""
+LONGEST_END = 60
+"""Characters of one that is: without spaces it can be a whole text."""
 
 
 class Refusing(MetaPathFinder):
@@ -51,7 +58,22 @@ def sentence_splitter() -> Callable[[str], list[str]]:
     with finding_with(Refusing()):
         importlib.import_module("nltk.data")  # before LlamaIndex does
 
-    from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer  # noqa: PLC0415
+    from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer_internal  # noqa: PLC0415
+    from llama_index.core.utils import globals_helper  # noqa: PLC0415
 
-    split: Callable[[str], list[str]] = split_by_sentence_tokenizer()
-    return split
+    punkt: Any = copy.copy(globals_helper.punkt_tokenizer)  # the original is for whoever else is in this process
+    punkt.text_contains_sentbreak = remembering(punkt.text_contains_sentbreak)
+    return partial(split_by_sentence_tokenizer_internal, tokenizer=punkt)
+
+
+def remembering(is_end: Callable[[str], bool]) -> Callable[[str], bool]:
+    """What decides whether a sentence ends within some words, and is asked only once about the same ones.
+
+    That is most of the work of cutting, and they come again: four of five in the abstracts of Cranfield.
+    """
+    remembered = lru_cache(MOST_ENDS)(is_end)
+
+    def decide(words: str) -> bool:
+        return remembered(words) if len(words) <= LONGEST_END else is_end(words)
+
+    return decide

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer
 
 from nightloom.corpus import EmbedderSettings, SplittingSettings
 from nightloom.documents import Document, Place
 from nightloom.embedding import Embedder
 from nightloom.errors import DocumentError, EmbedderError
 from nightloom.models import find_model
-from nightloom.sentences import Refusing, finding_with
+from nightloom.sentences import LONGEST_END, Refusing, finding_with, remembering, sentence_splitter
 from nightloom.splitting import BYTES_PER_TOKEN, MAX_NODE_BYTES, Node, Splitter, sections
-from nightloom.tokenizing import tokenizer_in, tokenizer_of_encoding
+from nightloom.tokenizing import LONGEST_WORD, Words, tokenizer_in, tokenizer_of_encoding
 from nightloom.vectors import Tokens
 from tests.builders import MODEL, make_document
 
@@ -292,6 +294,80 @@ def test_what_another_tokenizer_makes_of_a_whole_does_not_follow_from_its_parts(
     assert np.array_equal(joined, bert.tokens("".join(texts)))
 
 
+def bert() -> tokenizers.Tokenizer:
+    """The tokenizer of the packaged model, by itself."""
+    found = tokenizers.Tokenizer.from_file(str(find_model(MODEL) / "tokenizer.json"))
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4))
+@example(texts=["", " ", "[MASK] [SEP]a[CLS] [mask]", "a\u0301 \u0301 \u0301a", "x" * (LONGEST_WORD + 1)])
+def test_words_that_are_remembered_have_the_tokens_of_the_whole_text(texts: list[str]) -> None:
+    plain = bert()
+    words = Words(plain)
+    for text in [*texts, *texts]:  # the second time, they are looked up
+        assert words.tokens(text).tolist() == plain.encode(text).ids
+
+
+def test_words_have_their_tokens_however_few_are_kept(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nightloom.tokenizing.MOST_WORDS", 50)
+    essay = (shared_data / "tutorial" / "paul_graham_essay.txt").read_text(encoding="utf-8")
+    plain = bert()
+    words = Words(plain)
+    for text in essay.splitlines() * 2:
+        assert words.tokens(text).tolist() == plain.encode(text).ids
+
+
+class CountingTokenizer:
+    """A tokenizer that counts the texts that it is given."""
+
+    def __init__(self) -> None:
+        self.inner = bert()
+        self.texts: list[str] = []
+
+    def encode(self, text: str, **how: bool) -> tokenizers.Encoding:
+        self.texts.append(text)
+        self.meanwhile()
+        return self.inner.encode(text, **how)
+
+    def meanwhile(self) -> None:
+        """Whatever another thread does."""
+
+
+def test_a_word_is_tokenized_once_and_a_long_one_is_not_kept() -> None:
+    counting = CountingTokenizer()
+    words = Words(counting)
+    long = "x" * (LONGEST_WORD + 1)
+    for text in ("tide tide", "tide\ntide", "the tide", long, long):
+        words.tokens(text)
+    assert counting.texts == ["", "tide", "the", long, long]
+
+
+def test_words_are_there_where_another_thread_begins_to_remember_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nightloom.tokenizing.MOST_WORDS", 4)
+    counting = CountingTokenizer()
+    words = Words(counting)
+    words.tokens("the tide")
+
+    def meanwhile() -> None:
+        monkeypatch.setattr(counting, "meanwhile", lambda: None)
+        words.tokens("iron rusts here")
+
+    monkeypatch.setattr(counting, "meanwhile", meanwhile)
+    assert words.tokens("the moon").tolist() == bert().encode("the moon").ids
+
+
+def test_a_tokenizer_with_a_token_that_takes_spaces_along_keeps_no_words(tmp_path: Path) -> None:
+    made = json.loads((find_model(MODEL) / "tokenizer.json").read_text(encoding="utf-8"))
+    assert tokenizer_in(find_model(MODEL), "BERT's").keeps_words
+    for change in ({"lstrip": True}, {"rstrip": True}, {"content": "two words"}):
+        changed = made | {"added_tokens": [*made["added_tokens"][:-1], made["added_tokens"][-1] | change]}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(changed), encoding="utf-8")
+        assert not tokenizer_in(tmp_path, "another").keeps_words, change
+
+
 # --- limits of the embedder
 
 
@@ -343,6 +419,38 @@ def test_sentences_are_cut_without_what_nltk_takes_along() -> None:
     done = subprocess.run([sys.executable, "-c", SENTENCES], capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [["The moon pulls tides. ", "Iron rusts."], []]
+
+
+def test_an_end_of_a_sentence_is_decided_once_and_one_that_is_long_is_not_remembered() -> None:
+    asked: list[str] = []
+
+    def is_end(words: str) -> bool:
+        asked.append(words)
+        return words.endswith("The")
+
+    decide = remembering(is_end)
+    long = "x" * (LONGEST_END + 1)
+    assert [decide(words) for words in ("tides. The", "e.g. the", "tides. The", "e.g. the", long, long)] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert asked == ["tides. The", "e.g. the", long, long]
+
+
+@given(text=TEXTS)
+def test_sentences_are_those_of_llamaindex(text: str) -> None:
+    assert sentence_splitter()(text) == split_by_sentence_tokenizer()(text)
+
+
+def test_sentences_of_an_essay_are_those_of_llamaindex(shared_data: Path) -> None:
+    essay = (shared_data / "tutorial" / "paul_graham_essay.txt").read_text(encoding="utf-8")
+    ours = sentence_splitter()
+    assert ours(essay) == ours(essay) == split_by_sentence_tokenizer()(essay)
+    assert len(ours(essay)) > 500
 
 
 def test_what_is_not_taken_along_is_refused_to_one_thread_alone() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, count_expected, named, read_heads
 from nightloom.columns import Columns, in_requests, select, wanted
+from nightloom.concurrency import each
 from nightloom.corpus import IndexSettings
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import HELD, WHOLE, WRITER
@@ -41,6 +42,8 @@ from nightloom.vector_index import ExactAnswers, fitting
 from nightloom.vectors import Vectors
 
 WRITES_IN_FLIGHT = 3
+LEAST_ROWS = 250
+"""Of one write, where there are more: below that, they cost more than they gain."""
 SEALED_ROWS = 5_000
 """From so many on, a server's searches gain from sealed rows; on Milvus Lite, from one."""
 
@@ -109,15 +112,31 @@ class Contents:
 
         return await self.connection.call(dim)
 
-    async def read(self, collection: str, *, as_opened: bool = False) -> tuple[int, Mapping[str, Head]]:
+    async def read(self, collection: str, *, by: int = 0, finished: int = 0) -> tuple[int, Mapping[str, Head]]:
         """Rows, physical duplicates included, and the head of every indexed document by document id.
 
         Args:
             collection: Physical name.
-            as_opened: As `Connection.count`.
+            by: As `Connection.count`.
+            finished: Of the generation, where no night has claimed it since: its heads are then read while the rows
+                are waited for, and again where these show that somebody else has written meanwhile.
         """
-        rows = await self.connection.count(collection, as_opened=as_opened)
-        return rows, await self.connection.call(lambda: read_heads(self.connection, collection, rows))
+        await self.connection.load(collection)
+
+        def heads_of(rows: int) -> Mapping[str, Head]:
+            return read_heads(self.connection, collection, rows)
+
+        def heads_ahead() -> Mapping[str, Head]:
+            return heads_of(self.connection.count_now(collection, by=finished))  # which waits for no tick
+
+        counting = self.connection.count(collection, by=by)
+        if finished:
+            rows, heads = await asyncio.gather(counting, self.connection.call(heads_ahead))
+            if rows == rows_of(heads):
+                return rows, heads
+        else:
+            rows = await counting
+        return rows, await self.connection.call(lambda: heads_of(rows))
 
     async def heads(self, collection: str, documents: Collection[str]) -> dict[str, Head]:
         """The heads of some documents, by document id; of those that are there."""
@@ -224,13 +243,22 @@ class Contents:
         return len(pairs)
 
     async def _add(self, collection: str, pairs: Sequence[tuple[Node, Vectors]]) -> None:
+        """Write rows, as many at once as may be in flight: while Milvus takes some, others are made."""
         if not pairs:
             return
         keywords = await self._keywords(collection)
-        rows = [row_of(node, vector, keywords) for node, vector in pairs]
-        async with self._writers:
-            await self.check_claim(collection)
-            await self.connection.upsert(collection, rows)
+
+        def write(some: Sequence[tuple[Node, Vectors]]) -> None:
+            rows = [row_of(node, vector, keywords) for node, vector in some]
+            self._check_claim(collection)
+            self.connection.upsert_now(collection, rows)
+
+        async def send(some: Sequence[tuple[Node, Vectors]]) -> None:
+            async with self._writers:
+                await self.connection.call(lambda: write(some))
+
+        size = max(LEAST_ROWS, -(-len(pairs) // self._writers_count))
+        await each([pairs[at : at + size] for at in range(0, len(pairs), size)], send, at_once=self._writers_count)
 
     async def _keywords(self, collection: str) -> Keywords | None:
         """What makes keywords for a generation; None where it holds none, or the corpus wants none."""

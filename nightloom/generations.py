@@ -21,6 +21,7 @@ EMBEDDER = f"{PROPERTY}embedder"
 EVALUATION = f"{PROPERTY}evaluation"
 SCORES = f"{PROPERTY}scores"
 HISTORY = f"{PROPERTY}history"
+FINISHED = f"{PROPERTY}finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Generation:
         evaluation: sha256 of the queries, qrels and metrics that `scores` come from; "" when never evaluated.
         scores: Value by metric.
         history: The nights up to this one and since, as JSON: see `nightloom.history`.
+        finished: Time of the server after the last write, where `writer` is ""; 0 where it was not kept, or not told.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Generation:
     evaluation: str = ""
     scores: tuple[tuple[str, float], ...] = ()
     history: str = ""
+    finished: int = 0
 
 
 def new_name(alias: str, fingerprint: str, existing: Iterable[Generation], now: datetime) -> tuple[str, datetime]:

@@ -17,6 +17,7 @@ from nightloom.errors import IndexInconsistent, IndexInputError, IndexRefused, I
 from nightloom.generations import (
     EMBEDDER,
     EVALUATION,
+    FINISHED,
     HELD,
     HISTORY,
     OVERRULED,
@@ -126,6 +127,7 @@ class Index:
             evaluation=properties.get(EVALUATION, ""),
             scores=tuple(scores.items()),
             history=properties.get(HISTORY, ""),
+            finished=int(properties.get(FINISHED, "0")),
         )
 
     async def create(
@@ -171,7 +173,9 @@ class Index:
             collection: Physical name.
             overruled: Why the gate held it, where an operator has promoted it nevertheless.
         """
-        await self._keep(collection, {PROMOTED: "yes", WRITER: "", HELD: "", OVERRULED: overruled})
+        finished = await self.connection.call(self.connection.time)
+        kept = {PROMOTED: "yes", WRITER: "", HELD: "", OVERRULED: overruled, FINISHED: str(finished)}
+        await self._keep(collection, kept)
 
     async def _keep(self, collection: str, properties: Mapping[str, str]) -> None:
         await self.connection.call(lambda: self.connection.set_properties(collection, properties))
@@ -228,15 +232,13 @@ class Index:
                 return False
         return True
 
-    async def seen(
-        self, documents: Collection[str], *, strong: bool = True, as_opened: bool = False
-    ) -> Mapping[str, str] | None:
+    async def seen(self, documents: Collection[str], *, strong: bool = True, by: int = 0) -> Mapping[str, str] | None:
         """Versions of a few documents as readers find them through the alias.
 
         Args:
             documents: Their ids.
             strong: Whether every write before must be seen; after a strong read of the rows there is none to wait for.
-            as_opened: As `Connection.count`, for a strong read.
+            by: As `Connection.count`, for a strong read.
 
         Returns:
             Version by document id; None where readers cannot read.
@@ -245,7 +247,7 @@ class Index:
             return await self.connection.call(
                 lambda: self._seen(
                     documents,
-                    self.connection.strong(as_opened=as_opened) if strong else {"consistency_level": "Bounded"},
+                    self.connection.strong(by) if strong else {"consistency_level": "Bounded"},
                 )
             )
         except (IndexUnavailable, IndexRefused):

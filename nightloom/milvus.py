@@ -88,6 +88,7 @@ class Connection:
 
     Attributes:
         search_given: Parameters of searches, as the corpus file has them.
+        opened_at: Time of the server when the connection was opened; 0 where it was not told.
     """
 
     def __init__(self, settings: MilvusSettings, token: SecretStr | None) -> None:
@@ -95,7 +96,7 @@ class Connection:
         self.settings = settings
         self._token = token.get_secret_value() if token else ""
         self._opened: MilvusClient | None = None
-        self._opened_at = 0
+        self.opened_at = 0
         self._stores: dict[str, MilvusVectorStore] = {}
         self._loaded: set[str] = set()
         self._fields: dict[str, frozenset[str]] = {}
@@ -219,37 +220,35 @@ class Connection:
             self._fields[collection] = frozenset(field["name"] for field in found)
         return self._fields[collection]
 
-    async def count(self, collection: str, *, as_opened: bool = False) -> int:
+    async def count(self, collection: str, *, by: int = 0) -> int:
         """Rows, physical duplicates included; a strong read, so that reads after it see every write before it.
 
         Args:
             collection: Its name.
-            as_opened: Whether it is enough to see what was written before the connection was opened.
+            by: Time of the server, where it is enough to see what was written by then: see `strong`.
         """
         await self.load(collection)
-        return await self.call(lambda: self.count_now(collection, as_opened=as_opened))
+        return await self.call(lambda: self.count_now(collection, by=by))
 
-    def count_now(self, collection: str, condition: str = "", *, as_opened: bool = False) -> int:
+    def count_now(self, collection: str, condition: str = "", *, by: int = 0) -> int:
         """The same for rows that meet a condition, in this thread."""
         rows = self.client.query(
             collection,
             filter=condition,
             output_fields=["count(*)"],
             timeout=self.timeout_seconds,
-            **self.strong(as_opened=as_opened),
+            **self.strong(by),
         )
         return int(rows[0]["count(*)"])
 
-    def strong(self, *, as_opened: bool = False) -> dict[str, Any]:
-        """What a query is given so that it sees every write before it, or every one before the connection was opened.
+    def strong(self, by: int = 0) -> dict[str, Any]:
+        """What a query is given so that it sees every write before it, or every one by a time of the server.
 
         Milvus answers once the ticks of its clock have passed the time that must be seen, and they are up to 0.4 s
-        late: who asks for no more than is needed waits less. A timestamp of the server is later than that of every
-        write before it, whatever the clocks show.
+        late: who asks for no more than is needed waits less. A time of the server is later than that of every write
+        before it, whatever the clocks show.
         """
-        if as_opened and self._opened_at:
-            return {"consistency_level": "Customized", "guarantee_timestamp": self._opened_at}
-        return {"consistency_level": "Strong"}
+        return {"consistency_level": "Customized", "guarantee_timestamp": by} if by else {"consistency_level": "Strong"}
 
     def open(self) -> None:
         """Open the client, and take the server's time; in this thread.
@@ -257,10 +256,15 @@ class Connection:
         Raises:
             IndexInputError: Milvus cannot be opened.
         """
-        client = self.client
+        _ = self.client
+        self.opened_at = self.time()
+
+    def time(self) -> int:
+        """The server's time, which is later than that of every write before, in this thread; 0 where it is not told."""
         if not self.settings.is_lite:
-            with suppress(MilvusException, grpc.RpcError):  # it does not tell the time, or not to this user
-                self._opened_at = int(client._get_connection().alloc_timestamp(timeout=CONNECT_SECONDS))  # noqa: SLF001  no public way
+            with suppress(MilvusException, grpc.RpcError):  # not by this server, or not to this user
+                return int(self.client._get_connection().alloc_timestamp(timeout=CONNECT_SECONDS))  # noqa: SLF001  no public way
+        return 0
 
     def properties(self, collection: str) -> dict[str, str]:
         """What is kept with a collection, in this thread."""

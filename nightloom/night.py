@@ -195,13 +195,14 @@ class Night:
         await self.index.connection.load(live.name)  # of one that is not, nothing is seen through the alias either
         # At once: each waits for a tick of the server's clock. The lease was held before the connection was opened, so
         # that no other night has written since.
+        opened_at, interrupted = self.index.connection.opened_at, live.promoted and live.writer != ""
+        is_finished = live.writer == "" and live.finished <= opened_at  # a restored one may be of another server's time
         (rows, self.live_heads), seen = await asyncio.gather(
-            self.index.contents.read(live.name, as_opened=True),
-            self.index.seen(live.proof, as_opened=True),
+            self.index.contents.read(live.name, by=opened_at, finished=live.finished if is_finished else 0),
+            self.index.seen(live.proof, by=opened_at),
         )
         give_memory_back()
         await self._check_readers(live, seen)
-        interrupted = live.promoted and live.writer != ""
         if self.repair or interrupted or rows != rows_of(self.live_heads):
             found = await self.index.contents.audit(live.name)
             self.damaged = found.damaged

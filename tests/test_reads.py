@@ -1,6 +1,9 @@
-"""Reads of rows: all of them, batch by batch, whatever their keys are; and what a strong read sees."""
+"""Reads of rows: all of them, batch by batch, whatever their keys are; what a strong read sees; and writes at once."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,17 @@ import pytest_asyncio
 from pymilvus import MilvusException
 from pymilvus.client.grpc_handler import GrpcHandler
 
+from nightloom import contents as contents_module
 from nightloom import milvus
+from nightloom.audit import read_heads
 from nightloom.corpus import MilvusSettings
-from nightloom.documents import document_id
+from nightloom.documents import Document, DocumentRef, Place, document_id, node_id
+from nightloom.generations import FINISHED, WRITER
+from nightloom.heads import Head
+from nightloom.index import Index, open_index
 from nightloom.milvus import Connection, open_connection
+from nightloom.splitting import Node
+from tests.nights import ON_SERVER, Home, live_name, night
 
 FOREIGN = [
     "é1",
@@ -84,8 +94,8 @@ async def test_what_was_written_before_a_connection_was_opened_is_seen(milvus_se
             for at in range(1, 13):
                 await writer.upsert(name, rows([f"row {at}"]))
                 async with open_connection(settings, None) as opened:
-                    assert opened.strong(as_opened=True)["consistency_level"] == "Customized"
-                    assert await opened.count(name, as_opened=True) == at
+                    assert opened.opened_at > 0
+                    assert await opened.count(name, by=opened.opened_at) == at
         finally:
             await writer.call(lambda: writer.client.drop_collection(name))
 
@@ -102,4 +112,141 @@ async def test_a_server_that_does_not_tell_its_time_is_read_strongly(
     for tells in (lambda *_, **__: 0, refuse):
         monkeypatch.setattr(GrpcHandler, "alloc_timestamp", tells)
         async with open_connection(MilvusSettings(uri=milvus_server), None) as opened:
-            assert opened.strong(as_opened=True) == opened.strong() == strong
+            assert opened.strong(opened.opened_at) == opened.strong() == strong
+
+
+# --- heads, read while the rows are waited for
+
+VECTOR = np.array([[0.6, 0.8]], dtype=np.float32)
+
+
+def only_node(name: str, version: int) -> Node:
+    """The one node of a document."""
+    ref = DocumentRef(name, name, "s", "", None, 0)
+    return Node(node_id(ref.id, 0), Document(ref, "", "x"), f"{version:032}", 0, 1, f"text {version}", Place(0))
+
+
+@pytest_asyncio.fixture
+async def index(milvus_server: str, tmp_path: Path) -> AsyncIterator[Index]:
+    """Of one generation, which no night has claimed since it was finished, with one document."""
+    async with open_index(MilvusSettings(uri=milvus_server), f"heads_{document_id(str(tmp_path))[:8]}") as opened:
+        made = await opened.create("0" * 64, 2, [], datetime.now(UTC))
+        await opened.contents.upsert(made.name, [only_node("a", 0)], VECTOR)
+        await opened.finish(made.name)
+        yield opened
+        await opened.drop(made)
+
+
+async def read_as_a_night(index: Index) -> dict[str, str]:
+    """Versions by URI, of all documents, by a connection that is opened for it."""
+    async with open_index(index.connection.settings, index.alias) as opened:
+        (generation,) = await opened.generations()
+        assert 0 < generation.finished <= opened.connection.opened_at
+        await opened.connection.load(generation.name)
+        rows, heads = await opened.contents.read(
+            generation.name, by=opened.connection.opened_at, finished=generation.finished
+        )
+        assert rows == len(heads)
+        return {head.uri: head.version for head in heads.values()}
+
+
+@pytest.mark.milvus
+async def test_heads_are_as_the_last_night_left_them_however_short_ago(index: Index) -> None:
+    (made,) = await index.generations()
+    for version in range(1, 13):
+        await index.contents.claim(made.name)
+        await index.contents.upsert(made.name, [only_node("a", version)], VECTOR)
+        await index.finish(made.name)
+        assert await read_as_a_night(index) == {"a": f"{version:032}"}
+
+
+@pytest.mark.milvus
+async def test_heads_are_read_while_the_rows_are_waited_for(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, count, are_read = read_heads, Connection.count, threading.Event()
+
+    def note(*arguments: Any, **how: Any) -> Any:
+        found = read(*arguments, **how)
+        are_read.set()
+        return found
+
+    async def wait(self: Connection, collection: str, *, by: int = 0) -> int:
+        assert await asyncio.to_thread(are_read.wait, 10), "the heads wait for the rows"
+        return await count(self, collection, by=by)
+
+    monkeypatch.setattr("nightloom.contents.read_heads", note)
+    monkeypatch.setattr(Connection, "count", wait)
+    assert await read_as_a_night(index) == {"a": f"{0:032}"}
+
+
+@pytest.mark.milvus
+async def test_heads_are_read_again_where_somebody_has_written_meanwhile(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made,) = await index.generations()
+    read, times = read_heads, 0
+
+    def write_after(*arguments: Any, **how: Any) -> Any:
+        nonlocal times
+        found = read(*arguments, **how)
+        times += 1
+        return {key: head for key, head in found.items() if head.uri == "a"} if times == 1 else found
+
+    monkeypatch.setattr("nightloom.contents.read_heads", write_after)
+    await index.contents.claim(made.name)
+    await index.contents.upsert(made.name, [only_node("b", 1)], VECTOR)
+    await index._keep(made.name, {WRITER: ""})  # by no night, as it does not keep when
+    assert await read_as_a_night(index) == {"a": f"{0:032}", "b": f"{1:032}"}
+    assert times == 2
+
+
+@pytest.mark.milvus
+async def test_rows_are_written_as_many_at_once_as_may_be_in_flight(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made,) = await index.generations()
+    together, send = threading.Barrier(contents_module.WRITES_IN_FLIGHT), Connection.upsert_now
+
+    def meet(self: Connection, collection: str, rows: Sequence[dict[str, Any]]) -> None:
+        together.wait(10)  # broken where one waits for another
+        send(self, collection, rows)
+
+    monkeypatch.setattr(Connection, "upsert_now", meet)
+    await index.contents.claim(made.name)
+    nodes = [only_node(f"{at}", 1) for at in range(contents_module.WRITES_IN_FLIGHT * contents_module.LEAST_ROWS)]
+    await index.contents.upsert(made.name, nodes, np.repeat(VECTOR, len(nodes), axis=0))
+    assert await index.connection.count(made.name) == len(nodes) + 1
+
+
+@ON_SERVER
+@pytest.mark.usefixtures("prefect_api")
+async def test_a_night_reads_ahead_what_the_one_before_has_finished_and_nothing_else(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read = contents_module.Contents.read
+
+    async def note(
+        self: contents_module.Contents, collection: str, *, by: int = 0, finished: int = 0
+    ) -> tuple[int, Mapping[str, Head]]:
+        asked.append(finished)
+        return await read(self, collection, by=by, finished=finished)
+
+    async def with_live(*, claims: bool = False, later: int = 0) -> None:
+        async with open_index(home.corpus.milvus, home.name) as index:
+            live = await live_name(index)
+            if claims:
+                await index.contents.claim(live)
+            if later:
+                await index._keep(live, {FINISHED: str(index.connection.opened_at + later)})
+
+    monkeypatch.setattr(contents_module.Contents, "read", note)
+    await night(home)
+    assert (await night(home))["outcome"] == "unchanged"
+    assert [bool(finished) for finished in asked] == [True]
+    await with_live(later=2**40)
+    assert (await night(home))["outcome"] == "unchanged"
+    await with_live(claims=True)
+    assert (await night(home))["outcome"] == "unchanged"
+    assert [bool(finished) for finished in asked] == [True, False, False]
+    assert (await night(home))["outcome"] == "unchanged"
+    assert asked[-1] > 0, "the claim of a night that died is over"

@@ -12,7 +12,6 @@ import numpy as np
 
 from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, count_expected, named, read_heads
 from nightloom.columns import Columns, in_requests, select, wanted
-from nightloom.concurrency import each
 from nightloom.corpus import IndexSettings
 from nightloom.errors import IndexInconsistent, IndexTaken
 from nightloom.generations import HELD, WHOLE, WRITER
@@ -43,7 +42,7 @@ from nightloom.vectors import Vectors
 
 WRITES_IN_FLIGHT = 3
 LEAST_ROWS = 250
-"""Of one write, where there are more: below that, they cost more than they gain."""
+"""Of one write, where there are more: each asks for the claim, and costs a request."""
 SEALED_ROWS = 5_000
 """From so many on, a server's searches gain from sealed rows; on Milvus Lite, from one."""
 
@@ -243,7 +242,11 @@ class Contents:
         return len(pairs)
 
     async def _add(self, collection: str, pairs: Sequence[tuple[Node, Vectors]]) -> None:
-        """Write rows, as many at once as may be in flight: while Milvus takes some, others are made."""
+        """Write rows, as many at once as may be in flight: while Milvus takes some, others are made.
+
+        Raises:
+            IndexTaken: Another night has claimed the collection.
+        """
         if not pairs:
             return
         keywords = await self._keywords(collection)
@@ -258,7 +261,11 @@ class Contents:
                 await self.connection.call(lambda: write(some))
 
         size = max(LEAST_ROWS, -(-len(pairs) // self._writers_count))
-        await each([pairs[at : at + size] for at in range(0, len(pairs), size)], send, at_once=self._writers_count)
+        sent = [send(pairs[at : at + size]) for at in range(0, len(pairs), size)]
+        # Each has ended before an error is raised: what is deleted for it would else be written once more.
+        for error in await asyncio.gather(*sent, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def _keywords(self, collection: str) -> Keywords | None:
         """What makes keywords for a generation; None where it holds none, or the corpus wants none."""

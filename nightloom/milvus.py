@@ -384,12 +384,8 @@ class Connection:
     def _upsert(self, request: milvus_pb2.UpsertRequest, *, timeout: float) -> None:
         check_status(self._stub.Upsert(request, timeout=timeout).status)
 
-    async def upsert(self, collection: str, rows: Sequence[Row]) -> None:
-        """Upsert rows, as many to a request as one may hold."""
-        await self.call(lambda: self.upsert_now(collection, rows))
-
     def upsert_now(self, collection: str, rows: Sequence[Row]) -> None:
-        """The same in this thread."""
+        """Upsert rows in this thread, as many to a request as one may hold."""
         for request in in_requests(columns_of(rows), REQUEST_BYTES):
             self.write_columns(collection, request)
 

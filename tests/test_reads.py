@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from nightloom import milvus
 from nightloom.audit import read_heads
 from nightloom.corpus import MilvusSettings
 from nightloom.documents import Document, DocumentRef, Place, document_id, node_id
+from nightloom.errors import IndexRefused
 from nightloom.generations import FINISHED, WRITER
 from nightloom.heads import Head
 from nightloom.index import Index, open_index
@@ -70,7 +73,7 @@ async def collection(connection: Connection, tmp_path: Path) -> AsyncIterator[st
 
 
 async def test_every_row_is_read_once_whatever_its_key_is(connection: Connection, collection: str) -> None:
-    await connection.upsert(collection, rows(FOREIGN))
+    await connection.call(lambda: connection.upsert_now(collection, rows(FOREIGN)))
     assert await connection.count(collection) == len(FOREIGN)
     batches = list(connection.scan(collection, "position >= 0", ("position", "label", "nobody_has_it"), 2))
     assert max(map(len, batches)) == 2
@@ -92,7 +95,8 @@ async def test_what_was_written_before_a_connection_was_opened_is_seen(milvus_se
         await writer.create(name, dim=2, properties={"x": "y"})
         try:
             for at in range(1, 13):
-                await writer.upsert(name, rows([f"row {at}"]))
+                written = rows([f"row {at}"])
+                await writer.call(partial(writer.upsert_now, name, written))
                 async with open_connection(settings, None) as opened:
                     assert opened.opened_at > 0
                     assert await opened.count(name, by=opened.opened_at) == at
@@ -215,6 +219,30 @@ async def test_rows_are_written_as_many_at_once_as_may_be_in_flight(
     nodes = [only_node(f"{at}", 1) for at in range(contents_module.WRITES_IN_FLIGHT * contents_module.LEAST_ROWS)]
     await index.contents.upsert(made.name, nodes, np.repeat(VECTOR, len(nodes), axis=0))
     assert await index.connection.count(made.name) == len(nodes) + 1
+
+
+@pytest.mark.milvus
+async def test_no_row_is_written_any_more_once_others_of_the_same_write_were_refused(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made,) = await index.generations()
+    refused, ended, send = threading.Event(), list[str](), Connection.upsert_now
+
+    def refuse_first(self: Connection, collection: str, rows: Sequence[dict[str, Any]]) -> None:
+        if any(row["uri"] == "0" for row in rows):
+            refused.set()
+            raise IndexRefused("Milvus refuses: not a number")
+        assert refused.wait(10)
+        time.sleep(0.5)
+        send(self, collection, rows)
+        ended.append(rows[0]["uri"])
+
+    monkeypatch.setattr(Connection, "upsert_now", refuse_first)
+    await index.contents.claim(made.name)
+    nodes = [only_node(f"{at}", 1) for at in range(contents_module.WRITES_IN_FLIGHT * contents_module.LEAST_ROWS)]
+    with pytest.raises(IndexRefused, match="not a number"):
+        await index.contents.upsert(made.name, nodes, np.repeat(VECTOR, len(nodes), axis=0))
+    assert len(ended) == contents_module.WRITES_IN_FLIGHT - 1
 
 
 @ON_SERVER

@@ -167,6 +167,18 @@ class Embedder:
         return vectors
 
 
+def read_ahead(settings: EmbedderSettings) -> None:
+    """Hash the files of a model that lies on this disk, so that its `identity` is there when it is asked for.
+
+    Raises:
+        EmbedderError: As for `Embedder`.
+    """
+    from nightloom.models import contents_of, find_model, is_of_hub  # noqa: PLC0415  as in `_engine`
+
+    if not settings.is_remote and not is_of_hub(settings.model):
+        contents_of(find_model(settings.model))
+
+
 def _settings_of(description: str) -> EmbedderSettings | None:
     """What a generation was made with; None where it does not say, or says what is no longer understood."""
     try:

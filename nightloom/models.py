@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 """What a model is made of, README and other formats of the same weights left out."""
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 """What a tokenizer is made of."""
+HASHES = 100
+"""Of files, that are remembered."""
 UNBOUNDED = 1_000_000
 """Tokenizers without a limit say so with a huge number."""
 
@@ -149,7 +152,18 @@ def tokenizer_of(folder: Path) -> str:
 
 
 def _hashed(folder: Path, files: Iterable[Path]) -> str:
-    return "".join(f"{file.relative_to(folder).as_posix()} {hash_file(file)[0]}\n" for file in sorted(set(files)))
+    return "".join(f"{file.relative_to(folder).as_posix()} {_hash(file)}\n" for file in sorted(set(files)))
+
+
+def _hash(file: Path) -> str:
+    found = file.stat()
+    return _hash_once(file, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(HASHES)
+def _hash_once(file: Path, *_state: int) -> str:
+    """A file that is as it was is read once a process."""
+    return hash_file(file)[0]
 
 
 def read_limit(folder: Path) -> int:

@@ -18,7 +18,7 @@ from nightloom.audit import Audit, named
 from nightloom.comparison import compare, compare_means, losers
 from nightloom.concurrency import alongside
 from nightloom.corpus import Corpus, EvaluationSettings
-from nightloom.documents import DocumentRef, Listing, Quarantined
+from nightloom.documents import Listing, Quarantined
 from nightloom.embedding import Embedder
 from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import (
@@ -155,7 +155,7 @@ class Night:
         self.target: Generation | None = None
         self.plan: Plan = make_plan(Listing(()), {}, {}, self.fingerprint)
         self.judged: Judged | None = None
-        self.drawn: list[DocumentRef] = []
+        self.prober: Prober | None = None
         self.trial = Trial()
         self.answers: AnswerScores | None = None
         self.versions = Versions()
@@ -261,7 +261,7 @@ class Night:
         self.versions = Versions(versions_of(self.plan.done))
         self._judge(listing)
         self._check_removals()
-        self.drawn = draw(listing.documents, self.corpus.gate.probes, f"{self.corpus.name} {self.started:%Y-%m-%d}")
+        self.prober = self._make_prober(listing)
         if built and self.target:
             await self._resume(self.target, built)
         if self.plan.work:
@@ -292,6 +292,13 @@ class Night:
         await self.index.contents.claim(target.name)
         self._claimed = True
 
+    def _make_prober(self, listing: Listing) -> Prober | None:
+        """What probes tonight's generation; None where the corpus wants no probes."""
+        witness = Witness(self.live, self.live_heads) if self.live and not self.in_place else None
+        count, seed = self.corpus.gate.probes, f"{self.corpus.name} {self.started:%Y-%m-%d}"
+        drawn = draw(listing.documents, count, seed)
+        return Prober(self.index.contents, self.embedder, witness, drawn, count, seed) if drawn else None
+
     def _judge(self, listing: Listing) -> None:
         if self.golden is None:
             return
@@ -306,7 +313,7 @@ class Night:
         """Read and split the documents of a shard; those that cannot be taken are quarantined."""
         nodes: list[Node] = []
         quarantined: list[Quarantined] = []
-        found = list(self.readers.read([planned.ref for planned in shard.documents]))
+        found = self.readers.read([planned.ref for planned in shard.documents])
         # One shard at a time: NLTK's expressions let go of the interpreter at every match, and threads that take it
         # from each other for that compute up to four times as long over the same sentences.
         with self._cutting:
@@ -319,6 +326,8 @@ class Night:
                     self.notes.update(read.notes)
                 except DocumentError as error:
                     quarantined.append(Quarantined(ref.uri, ref.item, str(error), ref.source))
+            if self.prober:
+                self.prober.take(nodes)
         return ShardNodes(shard, nodes, quarantined)
 
     async def embed(self, work: ShardNodes) -> Vectors:
@@ -543,24 +552,26 @@ class Night:
                 f"neither yesterday's rows nor tonight's could be taken, and left out: {', '.join(uris)}"
             )
         contents = self.index.contents
-        async with alongside(self._embed_golden()):
+        async with alongside(self._embed_questions()):
             rows, unfit = await contents.seal(target.name, self.corpus.index, may_rebuild=not self.in_place)
             self.warnings += [unfit] if unfit else []
             self.nodes.total = await contents.verify(target.name, self.versions, rows, every_row=self._resumed)
             await self.index.set_whole(target.name)
         return self.nodes.total
 
-    async def _embed_golden(self) -> None:
-        """Embed the golden queries while Milvus is waited for; where that fails, `evaluate` tries it again."""
-        if self.judged:
-            with suppress(NightloomError):
+    async def _embed_questions(self) -> None:
+        """Embed what `evaluate` will ask while Milvus is waited for; what fails is tried again then."""
+        with suppress(NightloomError):
+            if self.judged:
                 await self._questions(self.judged.texts)
+            if self.prober:
+                await self.prober.embed_ahead()
 
     @property
     def wants_evaluation(self) -> bool:
         """Whether anything must be asked tonight: the index is new, or the golden queries are."""
         if self.has_changes:
-            return self.golden is not None or bool(self.drawn)
+            return self.golden is not None or self.prober is not None
         return self.golden is not None and self.live is not None and self.live.evaluation != self.golden.content
 
     async def evaluate(self) -> Trial:
@@ -578,13 +589,10 @@ class Night:
 
     async def _probe(self, trial: Trial) -> None:
         trial.duplicate_rate = duplicate_rate(self.versions)
-        witness = Witness(self.live, self.live_heads) if self.live and not self.in_place else None
-        prober = Prober(self.index.contents, self.embedder, witness, self._target().name)
-        drawn = [ref for ref in self.drawn if ref.id in self.versions]  # others are quarantined
-        trial.probes, trial.vectors = await prober.probe(
-            self._target().name, drawn, self.corpus.gate.probes, len(self.versions), self._concurrency
-        )
-        trial.index_recall = await prober.index_recall(self._target().name)
+        if self.prober:
+            collection = self._target().name
+            trial.probes, trial.vectors = await self.prober.probe(collection, self.versions, self._concurrency)
+            trial.index_recall = await self.prober.index_recall(collection)
 
     async def _ask_golden(self, trial: Trial, golden: GoldenQueries, judged: Judged) -> None:
         generation = self.target or self._live()

@@ -70,14 +70,15 @@ class Readers:
     def read(self, refs: Sequence[DocumentRef]) -> Iterator[Document | DocumentError]:
         """Documents in the order of their refs, or why one cannot be taken.
 
-        Rows of a file are read in this process: their text is there as it is, and the listing has parsed them once.
+        Files have been read when this returns. Rows of a file are read in this process, each when it is asked for:
+        their text is there as it is, and the listing has parsed them once.
         """
         futures = [None if ref.span else self._schedule(ref) for ref in refs]
         try:
-            for ref, future in zip(refs, futures, strict=True):
-                yield self._taken(future.result) if future else self.read_here(ref)
+            found = [self._taken(future.result) if future else None for future in futures]
         finally:
             _cancel(future for future in futures if future)
+        return (self.read_here(ref) if read is None else read for ref, read in zip(refs, found, strict=True))
 
     def _schedule(self, ref: DocumentRef) -> "ProcessFuture[Document]":
         self.start()

@@ -1,7 +1,7 @@
 """The trial: what tonight's generation is asked before readers see it, and the live one in the same run."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,7 @@ from nightloom.probes import (
 )
 from nightloom.retrieval import Question, ask_all
 from nightloom.rows import Row
+from nightloom.splitting import Node
 
 NODES_COMPARED = 100
 """Of a document in which a passage is looked for, at most."""
@@ -106,37 +107,77 @@ class Prober:
     today they must find tomorrow, whatever a new embedder or splitter has made of it.
     """
 
-    def __init__(self, contents: Contents, embedder: Embedder, witness: Witness | None, seed: str) -> None:
-        """Prepare probes; the same seed over the same documents draws the same ones."""
+    def __init__(
+        self,
+        contents: Contents,
+        embedder: Embedder,
+        witness: Witness | None,
+        drawn: Sequence[DocumentRef],
+        count: int,
+        seed: str,
+    ) -> None:
+        """Prepare probes.
+
+        Args:
+            contents: What is asked.
+            embedder: Of the generation.
+            witness: What readers see, where that is another one.
+            drawn: Documents to take passages from, in turn.
+            count: Passages, at most.
+            seed: The same one over the same documents draws the same passages.
+        """
         self._contents = contents
         self._embedder = embedder
         self._witness = witness
-        self._chance = random.Random(seed)  # noqa: S311  a sample, no secret
+        self._drawn = drawn
+        self._count = count
+        self._seed = seed
+        self._seen = {ref.id for ref in drawn if witness is not None and witness.knows(ref)}
+        self._loaded: dict[str, None] = {}
+        self._questions: dict[str, Question] = {}
         self._asked: list[Question] = []
 
+    def take(self, nodes: Iterable[Node]) -> None:
+        """Keep the passages of nodes that were just made, as far as they will be drawn: see `embed_ahead`."""
+        turns, drawn = self._turns(self._drawn), dict[str, set[str]]()
+        for node in nodes:
+            key = node.document.ref.id
+            if key not in drawn:
+                count = 0 if key in self._seen else turns.get(key, 0)
+                drawn[key] = self._keys(key, node.total, count)
+            if node.id in drawn[key]:
+                self._loaded[self._passage(node.id, node.text)] = None
+
+    async def embed_ahead(self) -> None:
+        """Embed what was kept, while there is nothing else to do; whatever is drawn in the end decides.
+
+        Raises:
+            NightloomError: As `Embedder.embed_queries`.
+        """
+        await self._embed(filter(None, self._loaded))
+
     async def probe(
-        self, collection: str, drawn: Sequence[DocumentRef], count: int, documents: int, concurrency: int
+        self, collection: str, documents: Collection[str], concurrency: int
     ) -> tuple[ProbeScores, VectorChecks]:
         """Draw passages and ask for them.
 
         Args:
             collection: The generation.
-            drawn: Documents that it must hold, to take sentences from, in turn.
-            count: Sentences, at most.
-            documents: How many documents it holds.
+            documents: Ids of those that it must hold: what else was drawn is quarantined.
             concurrency: Requests in flight.
         """
+        drawn = [ref for ref in self._drawn if ref.id in documents]
         heads = await self._contents.heads(collection, [ref.id for ref in drawn])
-        refs = [ref for ref in drawn if ref.id in heads]
-        without = len(drawn) - len(refs)  # whose heads are not there
-        turns = [refs[at % len(refs)] for at in range(count)] if refs else []
-        rows, expected = await self._sample(collection, turns, heads)
+        turns = self._turns([ref for ref in drawn if ref.id in heads])
+        without = len(drawn) - len(turns)  # whose heads are not there
+        keys = {key for document, count in turns.items() for key in self._keys(document, heads[document].total, count)}
+        rows = await self._contents.nodes(collection, sorted(keys))
         probes = await self._probes(turns, heads, rows)
         compared, lost = await self._compare(collection, probes, heads)
         found = list(rows.values())
         vectors = np.array([row["embedding"] for row in found], dtype=np.float32)
-        checks = check_vectors(expected + without, [row["text"] for row in found], vectors)
-        depth = depth_for(documents)
+        checks = check_vectors(len(keys) + without, [row["text"] for row in found], vectors)
+        depth = depth_for(len(documents))
         missed = await self._ask(collection, probes, depth, concurrency)
         return ProbeScores(len(probes), depth, missed, compared, lost), checks
 
@@ -146,35 +187,37 @@ class Prober:
             return None
         return await self._contents.measure_index_recall(collection, self._asked[:QUESTIONS_MEASURED])
 
-    async def _sample(
-        self, collection: str, refs: Sequence[DocumentRef], heads: Mapping[str, Head]
-    ) -> tuple[dict[str, Row], int]:
-        """Random nodes of documents, and how many there should be."""
-        keys = {self._any_node(ref.id, heads[ref.id]) for ref in refs}
-        return await self._contents.nodes(collection, sorted(keys)), len(keys)
+    def _turns(self, refs: Sequence[DocumentRef]) -> dict[str, int]:
+        """How many passages each document gives, by its id."""
+        share, more = divmod(self._count, max(1, len(refs)))
+        return {ref.id: share + (at < more) for at, ref in enumerate(refs)}
 
-    def _any_node(self, document: str, head: Head) -> str:
-        return node_id(document, self._chance.randrange(head.total))
+    def _keys(self, document: str, total: int, count: int) -> set[str]:
+        """So many random nodes of a document that has `total`: fewer, where one is drawn twice."""
+        chance = random.Random(f"{self._seed} {document}")  # noqa: S311  a sample, no secret
+        return {node_id(document, chance.randrange(total)) for _ in range(count)}
+
+    def _passage(self, node: str, text: str) -> str:
+        """A random passage of a node; "" where it says nothing."""
+        return passage_of(text, random.Random(f"{self._seed} {node}"))  # noqa: S311  a sample, no secret
 
     async def _probes(
-        self, refs: Sequence[DocumentRef], heads: Mapping[str, Head], rows: Mapping[str, Row]
+        self, turns: Mapping[str, int], heads: Mapping[str, Head], rows: Mapping[str, Row]
     ) -> list[Probe]:
-        witness = self._witness
-        seen = {ref.id for ref in refs if witness is not None and witness.knows(ref)}
-        texts: dict[str, list[str]] = {}
-        for row in rows.values():
-            if row["document_id"] not in seen:
-                texts.setdefault(row["document_id"], []).append(row["text"])
-        if witness is not None:
-            keys = {self._any_node(ref.id, witness.heads[ref.id]) for ref in refs if ref.id in seen}
-            for row in (await self._contents.nodes(witness.generation.name, sorted(keys))).values():
-                texts.setdefault(row["document_id"], []).append(row["text"])
+        told = [row for row in rows.values() if row["document_id"] not in self._seen]
+        if witness := self._witness:
+            keys = {
+                key
+                for document, count in turns.items()
+                if document in self._seen
+                for key in self._keys(document, witness.heads[document].total, count)
+            }
+            told += (await self._contents.nodes(witness.generation.name, sorted(keys))).values()
         probes: dict[str, Probe] = {}
-        for ref in refs:
-            said = texts.get(ref.id, [])
-            passage = passage_of(said.pop(), self._chance) if said else ""
-            if passage:
-                probes.setdefault(passage, Probe(passage, ref.id, heads[ref.id].uri, ref.id in seen))
+        for row in told:
+            document = row["document_id"]
+            if passage := self._passage(row["id"], row["text"]):
+                probes.setdefault(passage, Probe(passage, document, heads[document].uri, document in self._seen))
         return list(probes.values())
 
     async def _compare(
@@ -192,7 +235,7 @@ class Prober:
 
     async def _ask(self, collection: str, probes: Sequence[Probe], depth: int, concurrency: int) -> tuple[Probe, ...]:
         """The probes that do not find their documents."""
-        questions = await questions_of(self._embedder, {probe.passage: probe.passage for probe in probes})
+        questions = await self._embed(probe.passage for probe in probes)
         rankings = await ask_all(
             questions,
             lambda some, limit: self._contents.rank(collection, some, limit),
@@ -206,6 +249,13 @@ class Prober:
             if probe.uri not in found and not await self._said_by(collection, found, questions[probe.passage]):
                 missed.append(probe)
         return tuple(missed)
+
+    async def _embed(self, passages: Iterable[str]) -> dict[str, Question]:
+        """Passages as questions; each is embedded once."""
+        wanted = dict.fromkeys(passages)
+        new = {passage: passage for passage in wanted if passage not in self._questions}
+        self._questions |= await questions_of(self._embedder, new)
+        return {passage: self._questions[passage] for passage in wanted}
 
     async def _said_by(self, collection: str, uris: set[str], question: Question) -> bool:
         """Whether one of the documents that were found has the very passage: boilerplate is in many."""

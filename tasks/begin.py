@@ -1,11 +1,14 @@
 """Begin: open the night of a corpus; one that is refused before it opens is in the UI too."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from nightloom.concurrency import alongside
 from nightloom.corpus_file import corpus_name, load_corpus
+from nightloom.embedding import read_ahead
 from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night
 from nightloom.night_report import refused_report
@@ -39,7 +42,8 @@ async def begin(
         try:
             corpus = load_corpus(corpus_file, sections)
             token = await find_secret(corpus.milvus.secret)
-            await opened.enter_async_context(lease(corpus))
+            async with alongside(asyncio.to_thread(read_ahead, corpus.embedder)):
+                await opened.enter_async_context(lease(corpus))
             access = await access_to(corpus.embedder)
             opened.enter_context(quiet_tasks())
             night = await opened.enter_async_context(

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nightloom import models
 from nightloom.corpus import EmbedderSettings
 from nightloom.corpus_file import load_corpus
-from nightloom.embedding import Embedder
+from nightloom.embedding import Embedder, read_ahead
 from nightloom.errors import EmbedderError, EmbeddingError, InputError
 from nightloom.fingerprint import fingerprint
 from nightloom.local_model import LocalModel
 from nightloom.models import find_model
+from nightloom.sources import hash_file
 from nightloom.vectors import checked, unusable
 from tests.builders import MODEL, write_tree
 
@@ -145,6 +147,23 @@ def test_what_is_made_of_a_model_is_known_by_its_files_alone(tmp_path: Path) -> 
 
     assert weights("one", FILES) == weights("same", FILES, "passage: ")
     assert weights("one", FILES) != weights("other", FILES | {"model.safetensors": b"others"})
+
+
+def test_files_of_a_model_are_hashed_once_and_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def noted(file: Path) -> tuple[str, int]:
+        hashed.append(file.name)
+        return hash_file(file)
+
+    monkeypatch.setattr(models, "hash_file", noted)
+    before = made(tmp_path, FILES).identity
+    read_ahead(EmbedderSettings(model=str(tmp_path)))
+    (tmp_path / "model.safetensors").write_bytes(b"WEIGHTS")  # as many bytes
+    assert Embedder(EmbedderSettings(model=str(tmp_path), precision="fp32")).identity != before
+    assert sorted(hashed) == sorted([*FILES, "model.safetensors"])
 
 
 def test_the_fingerprint_follows_what_makes_embeddings_comparable(embedder: Embedder) -> None:

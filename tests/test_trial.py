@@ -238,6 +238,36 @@ async def test_golden_queries_are_embedded_while_rows_are_verified_and_once(
     assert asked.count(len(ASKED)) == 1
 
 
+@pytest.mark.parametrize("night_number", [1, 2])
+async def test_passages_of_what_was_loaded_are_embedded_while_rows_are_verified(
+    home: Home, monkeypatch: pytest.MonkeyPatch, night_number: int
+) -> None:
+    """All that is drawn is new: in a first night, and in one to which every document has changed."""
+    configure(home, golden=False)
+    if night_number == 1:
+        home.file.write_text(home.file.read_text().replace('name = "trial"', 'name = "fresh"'))
+    else:
+        home.write({name: f"{text} Another end, which nobody has seen." for name, text in TEXTS.items()})
+    asked: list[str] = []
+    asked_by_then: list[str] = []
+    embed, verify = Embedder.embed_queries, Night.verify
+
+    async def noted(self: Embedder, queries: list[str]) -> Vectors:
+        asked.extend(queries)
+        return await embed(self, queries)
+
+    async def verified(self: Night) -> int:
+        rows = await verify(self)
+        asked_by_then.extend(asked)
+        return rows
+
+    monkeypatch.setattr(Embedder, "embed_queries", noted)
+    monkeypatch.setattr(Night, "verify", verified)
+    report = await night(home)
+    assert report["probes"]["asked"] == len(asked) == len(set(asked)) >= 30
+    assert asked_by_then == asked, "what is drawn from the index is what was taken from the nodes"
+
+
 async def test_golden_queries_that_failed_while_rows_were_verified_are_embedded_again(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

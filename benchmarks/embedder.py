@@ -41,8 +41,8 @@ def open_way(backend: str, precision: str) -> Embedder:
     return Embedder(EmbedderSettings.model_validate({"model": MODEL, "backend": backend, "precision": precision}))
 
 
-async def rates(nodes: list[Node], runs: int) -> dict[str, str]:
-    """Nodes a second of each way, by its name, with the ratio to LlamaIndex's own."""
+async def rates(nodes: list[Node], runs: int) -> dict[str, list[str]]:
+    """Nodes a second of each way, by its name, and the ratio to LlamaIndex's own."""
     embedders = {f"{backend} {precision}": open_way(backend, precision) for backend, precision in WAYS}
     plain = HuggingFaceEmbedding(str(find_model(MODEL)))
     texts = [node.text for node in nodes]
@@ -61,10 +61,7 @@ async def rates(nodes: list[Node], runs: int) -> dict[str, str]:
     for one in arms.values():
         await one()  # opened and warm
     timings = await in_turns(arms, runs)
-    return {
-        name: f"{len(texts) / timing.median:.1f} | {timings[LLAMA].ratio(timing):.2f}"
-        for name, timing in timings.items()
-    }
+    return {name: [timing.rate(len(texts)), f"{timings[LLAMA].ratio(timing):.2f}"] for name, timing in timings.items()}
 
 
 async def scores(folder: Path) -> dict[str, str]:
@@ -100,7 +97,7 @@ async def measure(folder: Path, runs: int, count: int, *, with_scores: bool) -> 
     print(f"{len(nodes)} nodes of {mean:.0f} tokens on average, {cores()} cores, median of {runs} runs in turns\n")
     found = await rates(nodes, runs)
     measured = await scores(folder) if with_scores else {}
-    lines = [[name, *rate.split(" | "), measured.get(name.split()[-1], "")] for name, rate in found.items()]
+    lines = [[name, *cells, measured.get(name.split()[-1], "")] for name, cells in found.items()]
     print(table(["", "nodes/s", "times LlamaIndex", "nDCG@10"], lines))
 
 

@@ -49,9 +49,20 @@ class Timing:
         mark = f" (x{self.times})" if self.times > 1 else ""
         return f"{self.median:.3g} s [{min(self.seconds):.3g}, {max(self.seconds):.3g}]{mark}"
 
+    def rate(self, count: float) -> str:
+        """So many things a second, as a cell of a table: median and spread."""
+        most_first = (self.median, max(self.seconds), min(self.seconds))
+        middle, least, most = (spoken(count / seconds) for seconds in most_first)
+        return f"{middle} [{least}, {most}]"
+
     def ratio(self, other: "Timing") -> float:
         """How many times as long as another arm: the median of the pairs of one turn."""
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+def spoken(value: float) -> str:
+    """A number of three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004  three digits
 
 
 async def in_turns(arms: Mapping[str, Arm], runs: int, times: Mapping[str, int] | None = None) -> dict[str, Timing]:

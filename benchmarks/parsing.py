@@ -11,7 +11,6 @@ import argparse
 import io
 import json
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any
 import docx
 import pypdf
 
+from benchmarks.measuring import Timing, table
 from nightloom.formats import parse
 
 PAGE_CHARACTERS = 3000
@@ -103,8 +103,8 @@ def pdf(text: list[list[str]]) -> bytes:
     return stream_out.getvalue()
 
 
-def measure(folder: Path, rounds: int) -> dict[str, float]:
-    """Pages a second for each format."""
+def measure(folder: Path, rounds: int) -> dict[str, Timing]:
+    """Seconds of the processor for each format."""
     made = files(pages())
     for listed in made.values():
         for name, data in listed:
@@ -117,7 +117,7 @@ def measure(folder: Path, rounds: int) -> dict[str, float]:
                 parse(folder / name, name)
             seconds[kind].append(time.process_time() - started)
     # The first round imports the libraries.
-    return {kind: PAGES / statistics.median(taken[1:]) for kind, taken in seconds.items()}
+    return {kind: Timing(parts=taken[1:]) for kind, taken in seconds.items()}
 
 
 def main() -> int:
@@ -125,11 +125,13 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=7)
     with tempfile.TemporaryDirectory() as folder:
-        speeds = measure(Path(folder), options.parse_args().rounds)
-    missed = [kind for kind, target in TARGETS.items() if speeds[kind] < target]
-    print(f"{'format':<12}{'pages/s':>10}{'target':>10}")
-    for kind, speed in speeds.items():
-        print(f"{kind:<12}{speed:>10,.0f}{TARGETS.get(kind, ''):>10}{'  missed' if kind in missed else ''}")
+        timings = measure(Path(folder), options.parse_args().rounds)
+    missed = [kind for kind, target in TARGETS.items() if PAGES / timings[kind].median < target]
+    lines = [
+        [kind, timing.rate(PAGES), TARGETS.get(kind, ""), "missed" if kind in missed else ""]
+        for kind, timing in timings.items()
+    ]
+    print(table(["format", "pages/s", "target", ""], lines))
     return 1 if missed else 0
 
 

@@ -8,7 +8,6 @@ meet the same machine; the figures are medians, in pages a second of processor t
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pypdf
 
+from benchmarks.measuring import Timing, table
 from nightloom.errors import DocumentError
 from nightloom.formats import parse
 
@@ -35,8 +35,8 @@ def with_pypdfium2(path: Path) -> str:
 READERS: dict[str, Callable[[Path], str]] = {"pypdfium2": with_pypdfium2, "pypdf": with_pypdf}
 
 
-def measure(path: Path, rounds: int) -> dict[str, tuple[float, int]]:
-    """Median seconds and characters of text for each reader."""
+def measure(path: Path, rounds: int) -> dict[str, tuple[Timing, int]]:
+    """Seconds of the processor, and characters of text, for each reader."""
     seconds: dict[str, list[float]] = {name: [] for name in READERS}
     characters: dict[str, int] = {}
     for _ in range(rounds + 1):
@@ -45,7 +45,7 @@ def measure(path: Path, rounds: int) -> dict[str, tuple[float, int]]:
             characters[name] = len(read(path))
             seconds[name].append(time.process_time() - started)
     # The first round imports the libraries.
-    return {name: (statistics.median(taken[1:]), characters[name]) for name, taken in seconds.items()}
+    return {name: (Timing(parts=taken[1:]), characters[name]) for name, taken in seconds.items()}
 
 
 def main() -> int:
@@ -58,16 +58,18 @@ def main() -> int:
     if not files:
         print(f"skipped: no PDFs in {given.folder}")
         return 0
-    print(f"{'file':<36}{'pages':>6}" + "".join(f"{f'{name}: pages/s':>20}{'characters':>12}" for name in READERS))
+    lines: list[list[object]] = []
     for path in files:
         pages = len(pypdf.PdfReader(path).pages)
         try:
             found = measure(path, given.rounds)
         except DocumentError as error:
-            print(f"{path.name:<36}{pages:>6}  refused: {error}")
+            lines.append([path.name, pages, f"refused: {error}"])
             continue
-        cells = "".join(f"{pages / seconds:>20,.0f}{characters:>12,}" for seconds, characters in found.values())
-        print(f"{path.name:<36}{pages:>6}{cells}")
+        cells = ((timing.rate(pages), f"{characters:,}") for timing, characters in found.values())
+        lines.append([path.name, pages, *(cell for pair in cells for cell in pair)])
+    heads = (head for name in READERS for head in (f"{name}: pages/s", "characters"))
+    print(table(["file", "pages", *heads], lines))
     return 0
 
 

@@ -39,8 +39,9 @@ INTRODUCTION = """# Benchmarks
 
 Made by `make bench` and `make bench-long`. Seconds are medians of the runs, with the least and the most in brackets;
 ratios are medians of the pairs of one turn, so that what disturbs the machine disturbs both. Where an arm was run over
-a part of the work, the factor that it was counted with stands beside it. Everything runs on one machine: model, Milvus
-and Prefect share its cores.
+a part of the work, the factor that it was counted with stands beside it. Everything of a table runs on one machine:
+model, Milvus and Prefect share its cores. Tables can be of different days, and of machines of one kind that are not
+equally fast: compare within a table.
 """
 
 
@@ -85,9 +86,10 @@ SECTIONS = [
     ),
     Section(
         "Against the limit",
-        "First builds of longer documents beside nothing but the model on the texts of the same nodes: what reading,"
-        " splitting, Prefect and Milvus cost is what is missing from 1.",
-        "benchmarks/pipeline.py --documents 0 --whole-runs 0 --longer 1000 --ways 'Nightloom fp32' 'Nightloom bf16'",
+        "First builds of 5,000 longer documents, with the precision that this machine chooses, beside nothing but the"
+        " model on the texts of the same nodes: what reading, splitting, Prefect and Milvus cost is what is missing"
+        " from 1.",
+        "benchmarks/pipeline.py --documents 0 --whole-runs 0 --longer 5000 --ways 'Nightloom bf16'",
         is_long=True,
     ),
     Section(

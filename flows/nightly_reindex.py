@@ -21,7 +21,7 @@ from nightloom.changes import (
     ShardChanges,
     SplittingChanges,
 )
-from nightloom.concurrency import alongside, each
+from nightloom.concurrency import each
 from nightloom.corpus import Alias, SourceSettings
 from nightloom.errors import Held
 from nightloom.night import Night
@@ -142,5 +142,5 @@ async def index_shards(night: Night, work: tuple[Shard, ...]) -> None:
         night.count_shard(loaded, written)
         await artifact.update()
 
-    async with alongside(artifact.update()):
-        await each(work, index_shard, at_once=night.corpus.shards.in_flight)
+    await artifact.update()
+    await each(work, index_shard, at_once=night.corpus.shards.in_flight)

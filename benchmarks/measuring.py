@@ -51,8 +51,9 @@ class Timing:
 
     def rate(self, count: float) -> str:
         """So many things a second, as a cell of a table: median and spread."""
-        most_first = (self.median, max(self.seconds), min(self.seconds))
-        middle, least, most = (spoken(count / seconds) for seconds in most_first)
+        middle, least, most = (
+            spoken(count / seconds) for seconds in (self.median, max(self.seconds), min(self.seconds))
+        )
         return f"{middle} [{least}, {most}]"
 
     def ratio(self, other: "Timing") -> float:

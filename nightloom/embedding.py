@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 from nightloom.corpus import EmbedderSettings
@@ -170,13 +171,13 @@ class Embedder:
 def read_ahead(settings: EmbedderSettings) -> None:
     """Hash the files of a model that lies on this disk, so that its `identity` is there when it is asked for.
 
-    Raises:
-        EmbedderError: As for `Embedder`.
+    What is wrong with them is not said here: `Embedder` says it when its turn comes.
     """
     from nightloom.models import contents_of, find_model, is_of_hub  # noqa: PLC0415  as in `_engine`
 
     if not settings.is_remote and not is_of_hub(settings.model):
-        contents_of(find_model(settings.model))
+        with suppress(EmbedderError, OSError):
+            contents_of(find_model(settings.model))
 
 
 def _settings_of(description: str) -> EmbedderSettings | None:

@@ -156,8 +156,8 @@ def _hashed(folder: Path, files: Iterable[Path]) -> str:
 
 
 def _hash(file: Path) -> str:
-    found = file.stat()
-    return _hash_once(file, found.st_size, found.st_mtime_ns, found.st_ino)
+    state = file.stat()
+    return _hash_once(file, state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 @lru_cache(HASHES)

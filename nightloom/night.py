@@ -60,7 +60,7 @@ from nightloom.report import (
 from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.splitting import Node, Splitter
-from nightloom.trial import Prober, Trial, Witness, ask_golden, questions_of
+from nightloom.trial import Prober, Questions, Trial, Witness, ask_golden, questions_of
 from nightloom.vectors import Tokens, Vectors, unusable
 from nightloom.versions import Versions, differing
 
@@ -164,7 +164,7 @@ class Night:
         self.notes: Counter[str] = Counter()
         self.nodes = NodeCounts()
         self.truncated_tokens = 0
-        self._asked: dict[str, Question] = {}
+        self._questions = Questions(self.embedder)
         self._reused = 0
         self._cutting = threading.Lock()
         self._creating = asyncio.Lock()
@@ -297,7 +297,7 @@ class Night:
         witness = Witness(self.live, self.live_heads) if self.live and not self.in_place else None
         count, seed = self.corpus.gate.probes, f"{self.corpus.name} {self.started:%Y-%m-%d}"
         drawn = draw(listing.documents, count, seed)
-        return Prober(self.index.contents, self.embedder, witness, drawn, count, seed) if drawn else None
+        return Prober(self.index.contents, self._questions, witness, drawn, count, seed) if drawn else None
 
     def _judge(self, listing: Listing) -> None:
         if self.golden is None:
@@ -563,7 +563,7 @@ class Night:
         """Embed what `evaluate` will ask while Milvus is waited for; what fails is tried again then."""
         with suppress(NightloomError):
             if self.judged:
-                await self._questions(self.judged.texts)
+                await self._questions.of(self.judged.texts)
             if self.prober:
                 await self.prober.embed_ahead()
 
@@ -597,7 +597,7 @@ class Night:
     async def _ask_golden(self, trial: Trial, golden: GoldenQueries, judged: Judged) -> None:
         generation = self.target or self._live()
         contents, live = self.index.contents, self.live
-        questions = await self._questions(judged.texts)
+        questions = await self._questions.of(judged.texts)
         trial.scores = await ask_golden(contents, generation.name, questions, judged, self._concurrency)
         if live and live.name != generation.name and (known := await self._questions_to(live, questions)):
             before = await ask_golden(contents, live.name, known, judged, self._concurrency)
@@ -606,12 +606,6 @@ class Night:
         if live and not trial.differences and live.evaluation == golden.content:
             trial.differences = compare_means(trial.scores, dict(live.scores))
         await self.index.set_scores(generation.name, golden.content, trial.scores.means)
-
-    async def _questions(self, texts: Mapping[str, str]) -> dict[str, Question]:
-        """Golden queries by their ids; each is embedded once a night."""
-        new = {key: text for key, text in texts.items() if key not in self._asked}
-        self._asked |= await questions_of(self.embedder, new)
-        return {key: self._asked[key] for key in texts}
 
     async def _questions_to(self, live: Generation, questions: dict[str, Question]) -> dict[str, Question]:
         """Questions as the live generation's own embedder embeds them; none where it cannot be had any more."""
@@ -699,7 +693,7 @@ class Night:
         if self.corpus.answers is None:
             raise NightFailed("there is no model to ask")
         wanted, generation = self.wanted_answers, self.target or self._live()
-        questions = await self._questions({query: reference.question for query, reference in wanted.items()})
+        questions = await self._questions.of({query: reference.question for query, reference in wanted.items()})
 
         async def passages(query: str) -> list[Hit]:
             return await self.index.contents.search(generation.name, questions[query], self.corpus.retrieval.top_k)

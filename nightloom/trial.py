@@ -100,6 +100,26 @@ async def questions_of(embedder: Embedder, texts: Mapping[str, str]) -> dict[str
     return {key: Question(text, vector) for (key, text), vector in zip(texts.items(), vectors, strict=True)}
 
 
+class Questions:
+    """What is asked with one embedder; every text is embedded once."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        """Nothing is embedded yet."""
+        self._embedder = embedder
+        self._known: dict[str, Question] = {}
+
+    async def of(self, texts: Mapping[str, str]) -> dict[str, Question]:
+        """Texts as questions, under the same keys.
+
+        Raises:
+            NightloomError: As `Embedder.embed_queries`.
+        """
+        self._known |= await questions_of(
+            self._embedder, {text: text for text in texts.values() if text not in self._known}
+        )
+        return {key: self._known[text] for key, text in texts.items()}
+
+
 class Prober:
     """Probes a generation: sentences of its documents must find them.
 
@@ -110,7 +130,7 @@ class Prober:
     def __init__(
         self,
         contents: Contents,
-        embedder: Embedder,
+        questions: Questions,
         witness: Witness | None,
         drawn: Sequence[DocumentRef],
         count: int,
@@ -120,33 +140,33 @@ class Prober:
 
         Args:
             contents: What is asked.
-            embedder: Of the generation.
+            questions: With the embedder of the generation.
             witness: What readers see, where that is another one.
             drawn: Documents to take passages from, in turn.
             count: Passages, at most.
             seed: The same one over the same documents draws the same passages.
         """
         self._contents = contents
-        self._embedder = embedder
+        self._questions = questions
         self._witness = witness
         self._drawn = drawn
         self._count = count
         self._seed = seed
         self._seen = {ref.id for ref in drawn if witness is not None and witness.knows(ref)}
-        self._loaded: dict[str, None] = {}
-        self._questions: dict[str, Question] = {}
+        self._loaded: list[str] = []
         self._asked: list[Question] = []
 
     def take(self, nodes: Iterable[Node]) -> None:
         """Keep the passages of nodes that were just made, as far as they will be drawn: see `embed_ahead`."""
-        turns, drawn = self._turns(self._drawn), dict[str, set[str]]()
+        turns, keys = self._turns(self._drawn), dict[str, set[str]]()
         for node in nodes:
-            key = node.document.ref.id
-            if key not in drawn:
-                count = 0 if key in self._seen else turns.get(key, 0)
-                drawn[key] = self._keys(key, node.total, count)
-            if node.id in drawn[key]:
-                self._loaded[self._passage(node.id, node.text)] = None
+            document = node.document.ref.id
+            if document not in turns or document in self._seen:
+                continue
+            if document not in keys:
+                keys[document] = self._keys(document, node.total, turns[document])
+            if node.id in keys[document]:
+                self._loaded.append(self._passage(node.id, node.text))
 
     async def embed_ahead(self) -> None:
         """Embed what was kept, while there is nothing else to do; whatever is drawn in the end decides.
@@ -154,7 +174,7 @@ class Prober:
         Raises:
             NightloomError: As `Embedder.embed_queries`.
         """
-        await self._embed(filter(None, self._loaded))
+        await self._questions.of({passage: passage for passage in self._loaded if passage})
 
     async def probe(
         self, collection: str, documents: Collection[str], concurrency: int
@@ -235,7 +255,7 @@ class Prober:
 
     async def _ask(self, collection: str, probes: Sequence[Probe], depth: int, concurrency: int) -> tuple[Probe, ...]:
         """The probes that do not find their documents."""
-        questions = await self._embed(probe.passage for probe in probes)
+        questions = await self._questions.of({probe.passage: probe.passage for probe in probes})
         rankings = await ask_all(
             questions,
             lambda some, limit: self._contents.rank(collection, some, limit),
@@ -249,13 +269,6 @@ class Prober:
             if probe.uri not in found and not await self._said_by(collection, found, questions[probe.passage]):
                 missed.append(probe)
         return tuple(missed)
-
-    async def _embed(self, passages: Iterable[str]) -> dict[str, Question]:
-        """Passages as questions; each is embedded once."""
-        wanted = dict.fromkeys(passages)
-        new = {passage: passage for passage in wanted if passage not in self._questions}
-        self._questions |= await questions_of(self._embedder, new)
-        return {passage: self._questions[passage] for passage in wanted}
 
     async def _said_by(self, collection: str, uris: set[str], question: Question) -> bool:
         """Whether one of the documents that were found has the very passage: boilerplate is in many."""

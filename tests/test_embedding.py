@@ -166,6 +166,16 @@ def test_files_of_a_model_are_hashed_once_and_again_when_they_change(
     assert sorted(hashed) == sorted([*FILES, "model.safetensors"])
 
 
+@pytest.mark.parametrize("files", [{}, {"config.json": "{}"}])
+def test_reading_ahead_leaves_it_to_the_embedder_to_refuse_a_model(
+    tmp_path: Path, files: dict[str, bytes | str]
+) -> None:
+    """It goes on beside the lease, and an error would end the asking for it half-way."""
+    model = str(write_tree(tmp_path, files))
+    read_ahead(EmbedderSettings(model=model))
+    refusal(model)
+
+
 def test_the_fingerprint_follows_what_makes_embeddings_comparable(embedder: Embedder) -> None:
     def of(**sections: dict[str, str | int]) -> str:
         corpus = load_corpus(None, {"name": "docs", "sources": [{"path": "docs"}], **sections}, {})

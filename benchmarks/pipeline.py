@@ -59,6 +59,8 @@ LONGER_WORDS = 300
 """Of a document that is drawn by chance: three nodes or four."""
 OWN_WORDS = 60
 """Different ones, of such a document."""
+TOPIC = 6
+"""Documents of Cranfield that have about as many nodes as one of Python's topics."""
 BARE = "bare embedder"
 
 
@@ -262,7 +264,7 @@ class NightloomBf16(Nightloom):
 
 
 class NightloomInt8(Nightloom):
-    """With weights of a byte."""
+    """With a byte for each."""
 
     precision = "int8"
 
@@ -431,7 +433,9 @@ class Ways:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=200, help="the first of Cranfield; 0 for none")
+    parser.add_argument(
+        "--documents", type=int, default=200, help=f"the first of Cranfield, or a {TOPIC}th of topics; 0 for none"
+    )
     parser.add_argument("--longer", type=int, default=100, help="documents drawn by chance; 0 for none")
     parser.add_argument("--part", type=int, default=1, help="of the longer ones, to the others: 10 is a tenth")
     parser.add_argument("--runs", type=int, default=RUNS)
@@ -447,7 +451,8 @@ def main() -> None:
         name = "Cranfield" if arguments.cranfield.is_dir() else "Python's topics"
         ways = Ways(uri, stack, make_work(folder, "a few", documents[:5]), arguments.ways)
         if arguments.runs and arguments.documents:
-            first = make_work(folder, f"{name}, the first", documents[: arguments.documents])
+            count = arguments.documents // (1 if arguments.cranfield.is_dir() else TOPIC)
+            first = make_work(folder, f"{name}, the first", documents[:count])
             print(ways.measured(first, arguments.runs, arguments.chart))
         if arguments.runs and arguments.longer:
             many = longer(arguments.longer)

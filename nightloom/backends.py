@@ -1,6 +1,7 @@
 """What runs a model on this machine: batches of tokens to vectors, by onnxruntime, OpenVINO or torch."""
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -13,6 +14,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from nightloom.errors import EmbedderError
 from nightloom.models import Model
 from nightloom.onnx_model import CACHE, CLOSE, onnx_file, run_elsewhere
 from nightloom.vectors import Tokens, Vectors
+
+LOGGER = logging.getLogger(__name__)
 
 Encode = Callable[[Tokens, Tokens], Vectors]
 """Tokens and mask, each of shape (texts, tokens), to float32 of shape (texts, dim)."""
@@ -37,12 +41,16 @@ BF16_WORTH = 0.9
 """Of its rate: what is hardly faster is not worth another precision than the model was published in."""
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """As Linux calls the instructions of x86 and ARM."""
-PRECISIONS = {"openvino": ("fp32", "bf16"), "onnx": ("fp32", "int8"), "torch": ("fp32", "bf16")}
+PRECISIONS = {"openvino": ("fp32", "bf16", "int8"), "onnx": ("fp32", "int8"), "torch": ("fp32", "bf16")}
 """Of each backend on a processor."""
 MODULES = {"openvino": "openvino", "onnx": "onnxruntime", "torch": "torch"}
 """Of each backend: OpenVINO is not built for every platform."""
-ROUNDING = {"fp32": CLOSE, "bf16": 0.02}
+ROUNDING = {"fp32": CLOSE, "bf16": 0.02, "int8": 0.02}
 """How far two ways may be from each other in any number of a unit vector, and from unit length."""
+GROUP = 128
+"""Numbers between the layers that OpenVINO rounds to 8 bits with one scale, for each text and token: with 384 it is
+hardly faster and loses twice as much, with 32 it is no faster than bf16."""
+INT8_STEPS = 127
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,9 @@ def choose(model: Model, ways: Sequence[Candidate]) -> Candidate:
     names = [str(way) for way in ways]
     rates = _read_rates(file)
     if not rates.keys() >= set(names):  # nothing is kept yet, or there is a GPU now
+        LOGGER.info("measuring, once on this machine, which is the fastest: %s", ", ".join(names))
         measured = measured_elsewhere(model, ways)
+        LOGGER.info("texts a second: %s", ", ".join(f"{name} {rate:.1f}" for name, rate in measured.items()))
         rates = _read_rates(file)  # as another process may have kept them meanwhile: all shall choose by the same ones
         if not rates.keys() >= set(names):
             rates = {**rates, **dict.fromkeys(names, 0.0), **measured}
@@ -215,9 +225,12 @@ def measure(model: Model, ways: Sequence[Candidate]) -> dict[str, float | str]:
         except Exception as error:  # noqa: BLE001  then it is none
             found[str(way)] = f"{way}: {type(error).__name__}: {error}".splitlines()[0]
     for way in list(opened):
-        other = vectors.get(replace(way, backend="torch"))
-        if way.backend == "openvino" and not _agree(vectors[way], other, way.precision):
-            found[str(way)] = f"{way}: gives other vectors than torch"
+        other = replace(way, backend="torch")
+        if way == Candidate("openvino", "int8"):  # what onnx rounds is further from the model than this may be
+            other = Candidate("onnx", "fp32")
+            vectors[other] = _opened(model, other)(*batch)
+        if way.backend == "openvino" and not _agree(vectors[way], vectors.get(other), way.precision):
+            found[str(way)] = f"{way}: gives other vectors than {other}"
             del opened[way]
     seconds: dict[Candidate, list[float]] = {way: [] for way in opened}
     for _ in range(TRIAL_RUNS):
@@ -230,8 +243,11 @@ def measure(model: Model, ways: Sequence[Candidate]) -> dict[str, float | str]:
 
 
 def _agree(vectors: Vectors, others: Vectors | None, precision: str) -> bool:
-    """Whether vectors are the same but for rounding, where there are others to compare them with."""
-    return others is None or bool(np.allclose(vectors, others, atol=ROUNDING[precision]))
+    """Whether vectors are the same but for rounding, and each nearest to its own, where there are others."""
+    if others is None:
+        return True
+    nearest = (vectors @ others.T).argmax(axis=1)
+    return bool(np.allclose(vectors, others, atol=ROUNDING[precision]) and (nearest == np.arange(len(others))).all())
 
 
 def cores() -> int:
@@ -264,12 +280,15 @@ def _open_openvino(model: Model, way: Candidate) -> Encode:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # no module, as import takes it
     import openvino  # noqa: PLC0415  a night without work needs none
 
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32" if way.precision == "fp32" else way.precision,
-        "INFERENCE_NUM_THREADS": cores(),
-        "NUM_STREAMS": batches_at_once(way),
-    }
-    compiled = openvino.Core().compile_model(str(onnx_file(model, "fp32")), "CPU", settings)
+    core = openvino.Core()
+    graph = core.read_model(str(onnx_file(model, "fp32")))
+    settings: dict[str, int | str] = {"INFERENCE_NUM_THREADS": cores(), "NUM_STREAMS": batches_at_once(way)}
+    if way.precision == "int8":
+        _narrow(graph)
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP
+    is_rough = way.precision == "bf16" or (way.precision == "int8" and computes_bf16())
+    settings["INFERENCE_PRECISION_HINT"] = "bf16" if is_rough else "f32"
+    compiled = core.compile_model(graph, "CPU", settings)
     own = threading.local()
 
     def encode(ids: Tokens, mask: Tokens) -> Vectors:
@@ -281,6 +300,21 @@ def _open_openvino(model: Model, way: Candidate) -> Encode:
     # By one thread: of two that meet in its first access to arrays, each can wait for what the other holds, for ever.
     encode(np.ones((1, 1), dtype=np.int64), np.ones((1, 1), dtype=np.int64))
     return encode
+
+
+def _narrow(graph: Any) -> None:
+    """Give the layers of a graph of OpenVINO weights of 8 bits, each channel with a scale of its own."""
+    from openvino import opset13  # noqa: PLC0415  as above
+
+    for node in graph.get_ops():
+        weights = node.input_value(1).get_node() if node.get_type_name() == "MatMul" else None
+        if weights is None or weights.get_type_name() != "Constant" or len(weights.get_output_shape(0)) != 2:  # noqa: PLR2004
+            continue  # no layer: numbers of a text by numbers of the same text
+        exact = np.asarray(weights.get_data(), dtype=np.float32)
+        scales = np.abs(exact).max(axis=int(node.get_attributes()["transpose_b"]), keepdims=True) / INT8_STEPS
+        scales[scales == 0] = 1
+        narrow = opset13.convert(opset13.constant(np.round(exact / scales).astype(np.int8)), "f32")
+        node.input(1).replace_source_output(opset13.multiply(narrow, opset13.constant(scales)).output(0))
 
 
 def _open_torch(model: Model, way: Candidate) -> Encode:
@@ -313,9 +347,9 @@ OPEN = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}
 
 
 def _of_length_one(vectors: Vectors, precision: str) -> Vectors:
-    """Vectors of a model that gives unit length, which bf16 leaves almost so; others as they are."""
+    """Vectors of a model that gives unit length, which rounding leaves almost so; others as they are."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    almost = precision == "bf16" and bool((np.abs(norms - 1) < ROUNDING[precision]).all())
+    almost = precision != "fp32" and bool((np.abs(norms - 1) < ROUNDING[precision]).all())
     return vectors / norms if almost else vectors
 
 

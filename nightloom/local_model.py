@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cached_property
 
 import numpy as np
@@ -116,7 +117,7 @@ class LocalModel:
 
     @cached_property
     def _dim(self) -> Future[int]:
-        return self._thread.submit(self._measure_dim)
+        return self._thread.submit(copy_context().run, self._measure_dim)  # it logs for the run that wants it open
 
     def _measure_dim(self) -> int:
         ids, mask = _padded([self._read(self.tokens("dimensions"))], self._padding)
@@ -140,7 +141,7 @@ class LocalModel:
         with self._lock:
             self._waiting.append(request)
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._serve, request)
+            await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, self._serve, request)
         finally:
             request.is_abandoned = True  # cancelled or timed out: the thread ends with its batch
         if request.error:

@@ -15,7 +15,7 @@ from nightloom.night_report import refused_report
 from nightloom.progress import Progress
 from tasks.events import about, announce
 from tasks.lease import lease
-from tasks.logs import quiet_tasks
+from tasks.logs import quiet_tasks, show_own_logs
 from tasks.pace import access_to
 from tasks.publish import publish_refused
 from tasks.secrets import find_secret
@@ -36,6 +36,7 @@ async def begin(
     Raises:
         InputError: As `load_corpus` and `open_night`; it carries the report.
     """
+    show_own_logs()
     progress = Progress()
     name = corpus_name(corpus_file, sections.get("name"))
     async with AsyncExitStack() as opened:

@@ -1,4 +1,4 @@
-"""Logs: what Prefect itself writes about tasks of which a night has hundreds."""
+"""Logs: what a night's own modules say, and what Prefect writes about tasks of which a night has hundreds."""
 
 import logging
 from collections.abc import Iterator
@@ -7,6 +7,16 @@ from contextlib import contextmanager
 TASKS = "prefect.task_runs"
 """Prefect's logger of task runs."""
 ENDED_WELL = "Finished in state Completed"
+OWN = "nightloom"
+"""The logger of the modules that know nothing of Prefect."""
+
+
+def show_own_logs() -> None:
+    """Have Prefect show what those modules log, as it does with the loggers of PREFECT_LOGGING_EXTRA_LOGGERS."""
+    extra, own = logging.getLogger("prefect.extra"), logging.getLogger(OWN)
+    own.setLevel(extra.level)
+    for handler in extra.handlers:
+        own.addHandler(handler)  # once, however often it is called
 
 
 @contextmanager

@@ -12,10 +12,10 @@ OWN = "nightloom"
 
 
 def show_own_logs() -> None:
-    """Have Prefect show what those modules log, as it does with the loggers of PREFECT_LOGGING_EXTRA_LOGGERS."""
-    extra, own = logging.getLogger("prefect.extra"), logging.getLogger(OWN)
-    own.setLevel(extra.level)
-    for handler in extra.handlers:
+    """Have Prefect show what those modules log as it shows what a flow run logs."""
+    shown, own = logging.getLogger("prefect.flow_runs"), logging.getLogger(OWN)
+    own.setLevel(shown.getEffectiveLevel())
+    for handler in shown.handlers:
         own.addHandler(handler)  # once, however often it is called
 
 

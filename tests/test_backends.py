@@ -148,6 +148,28 @@ async def test_a_lower_precision_gives_almost_the_same_vectors_and_another_ident
     assert rough.identity != embedder.identity
 
 
+@pytest.mark.parametrize(("inner", "outer"), [(384, 1536), (312, 100), (33, 7)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_layers_of_any_size_compute_almost_the_same_with_8_bits(inner: int, outer: int, transposed: bool) -> None:
+    import openvino  # noqa: PLC0415  seconds
+    from openvino import opset13  # noqa: PLC0415
+
+    chance = np.random.default_rng(0)
+    weights = chance.normal(size=(inner, outer)).astype(np.float32)
+    weights[:, 0] = 0  # a channel that says nothing
+    given = opset13.parameter([-1, -1, inner], np.float32)
+    layer = opset13.matmul(given, opset13.constant(weights.T if transposed else weights), False, transposed)
+    graph = openvino.Model([layer], [given])
+    backends._narrow(graph)
+    kinds = [node.get_element_type().to_string() for node in graph.get_ops() if node.get_type_name() == "Constant"]
+    assert any("8" in kind for kind in kinds) == (inner % 4 == 0), kinds
+    numbers = chance.normal(size=(2, 9, inner)).astype(np.float32)
+    found = openvino.Core().compile_model(graph, "CPU", {"DYNAMIC_QUANTIZATION_GROUP_SIZE": backends.GROUP})(numbers)[0]
+    wanted = numbers @ weights
+    assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
+    assert not found[..., 0].any()
+
+
 def test_torch_has_no_int8(model: Model) -> None:
     with pytest.raises(EmbedderError, match=r'embedder\.backend: torch has no int8 here.* set backend = "auto"'):
         open_backend(model, "torch", "int8")

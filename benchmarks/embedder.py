@@ -22,7 +22,7 @@ from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
 from benchmarks.measuring import RUNS, Arm, in_turns, table
 from benchmarks.retrieval import MODEL, ROOT, cranfield, dense_lists, documents, embedded
-from nightloom.backends import cores
+from nightloom.backends import computes_bf16, cores
 from nightloom.corpus import EmbedderSettings, SplittingSettings
 from nightloom.documents import Document, DocumentRef
 from nightloom.embedding import Embedder
@@ -32,8 +32,6 @@ from nightloom.splitting import Node, Splitter
 
 WAYS = [("torch", "fp32"), ("onnx", "fp32"), ("openvino", "fp32"), ("onnx", "int8"), ("openvino", "int8")]
 LLAMA = "LlamaIndex, as it comes"
-BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-"""Of processors that compute with bf16: torch emulates it on others, a hundred times as slow."""
 
 
 def open_way(backend: str, precision: str) -> Embedder:
@@ -65,21 +63,24 @@ async def rates(nodes: list[Node], runs: int) -> dict[str, list[str]]:
 
 
 async def scores(folder: Path) -> dict[str, str]:
-    """NDCG@10 on Cranfield, by way; at fp32 and bf16 all give the same vectors."""
+    """NDCG@10 on Cranfield, by what the vectors depend on: see `vectors_of`."""
     found: dict[str, str] = {}
-    by_precision: dict[str, str] = {}
-    for backend, precision in reversed(WAYS):  # torch is slow
-        name = f"{backend} {precision}"
-        if precision in by_precision and precision != "int8":
-            found[name] = by_precision[precision]
+    for backend, precision in reversed(WAYS):  # torch, which is slow, has no vectors of its own
+        key = vectors_of(backend, precision)
+        if key in found:
             continue
         collection = await embedded("cranfield", open_way(backend, precision), *cranfield(folder))
         lists = {
-            key: documents((uri, value) for _, uri, value in rows) for key, rows in dense_lists(collection).items()
+            query: documents((uri, value) for _, uri, value in rows) for query, rows in dense_lists(collection).items()
         }
-        found[name] = by_precision[precision] = f"{score(collection.judged, lists).means['nDCG@10']:.4f}"
-        print(name, found[name], file=sys.stderr, flush=True)
+        found[key] = f"{score(collection.judged, lists).means['nDCG@10']:.4f}"
+        print(key, found[key], file=sys.stderr, flush=True)
     return found
+
+
+def vectors_of(backend: str, precision: str) -> str:
+    """What vectors depend on: at int8 each backend rounds in a way of its own, else all give the same."""
+    return f"{backend} {precision}" if precision == "int8" else precision
 
 
 def some_nodes(folder: Path, count: int) -> list[Node]:
@@ -102,7 +103,8 @@ async def measure(folder: Path, runs: int, count: int, *, with_scores: bool) -> 
     print(f"{len(nodes)} nodes of {mean:.0f} tokens on average, {cores()} cores, median of {runs} runs in turns\n")
     found = await rates(nodes, runs)
     measured = await scores(folder) if with_scores else {}
-    lines = [[name, *cells, measured.get(name, "")] for name, cells in found.items()]
+    keys = {f"{backend} {precision}": vectors_of(backend, precision) for backend, precision in WAYS}
+    lines = [[name, *cells, measured.get(keys.get(name, ""), "")] for name, cells in found.items()]
     print(table(["", "nodes/s", "times LlamaIndex", "nDCG@10"], lines))
 
 
@@ -114,8 +116,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=200)
     arguments = parser.parse_args()
     folder = arguments.cranfield
-    processor = Path("/proc/cpuinfo")
-    if processor.exists() and BF16_FLAGS & set(processor.read_text(encoding="utf-8").split()):
+    if computes_bf16():  # torch emulates it elsewhere, a hundred times as slow
         WAYS.extend([("torch", "bf16"), ("openvino", "bf16")])
     asyncio.run(measure(folder, arguments.runs, arguments.nodes, with_scores=folder.is_dir()))
 

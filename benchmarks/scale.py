@@ -1,11 +1,10 @@
 """Seconds against rows: copy a generation forward, verify it, and promote it, up to 1,000,000 rows of 128 dimensions.
 
-    python benchmarks/scale.py [--rows 10000 30000 100000] [--once 1000000] [--runs 5] [--uri http://127.0.0.1:19530]
+    python benchmarks/scale.py [--rows 10000 30000 100000 1000000] [--runs 5] [--uri http://127.0.0.1:19530]
 
 On a real Milvus server (one of its own on loopback, unless --uri names one), what a night does in which nothing is
-embedded and everything is copied. Sizes of --rows are run in turns, those of --once a single time. The slope is the
-exponent of the line through the medians on logarithmic scales: 1 is seconds in proportion to rows. Exit code 1 where it
-is above 1.1.
+embedded and everything is copied; all sizes in turns. The slope is the exponent of the line through the medians on
+logarithmic scales: 1 is seconds in proportion to rows. Exit code 1 where it is above 1.1.
 """
 
 import argparse
@@ -26,8 +25,7 @@ from deployments.local_milvus import local_milvus
 from nightloom.corpus import IndexSettings, MilvusSettings
 from nightloom.index import Index, open_index, proof_of
 
-SIZES = (10_000, 30_000, 100_000)
-ONCE = (1_000_000,)
+SIZES = (10_000, 30_000, 100_000, 1_000_000)
 DIM = 128
 WORDS = 20
 """Of a node."""
@@ -66,7 +64,7 @@ async def one(index: Index, rows: int, found: Found) -> None:
         await index.drop(generation)
 
 
-async def measure(uri: str, sizes: list[int], once: list[int], runs: int) -> Found:
+async def measure(uri: str, sizes: list[int], runs: int) -> Found:
     """Every size."""
     found: Found = {}
     settings = MilvusSettings(uri=uri, timeout_seconds=TIMEOUT_SECONDS)
@@ -74,8 +72,6 @@ async def measure(uri: str, sizes: list[int], once: list[int], runs: int) -> Fou
         for _ in range(runs):
             for rows in sizes:
                 await one(index, rows, found)
-        for rows in once:
-            await one(index, rows, found)
     return found
 
 
@@ -83,7 +79,6 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--once", type=int, nargs="*", default=ONCE)
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--chart", type=Path, help="a file for a picture")
     parser.add_argument("--uri", help="a Milvus server; default one of its own")
@@ -91,7 +86,7 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         uri = arguments.uri or stack.enter_context(local_milvus(folder)).uri
-        found = asyncio.run(measure(uri, arguments.rows, arguments.once, arguments.runs))
+        found = asyncio.run(measure(uri, arguments.rows, arguments.runs))
     lines = [
         [f"{rows:,}", *(str(timing) for timing in timings.values()), f"{rows / timings[WHOLE].median:,.0f}"]
         for rows, timings in found.items()

@@ -8,7 +8,7 @@ from nightloom.documents import node_id
 from nightloom.heads import Head, HeadTable
 from nightloom.milvus import Connection
 from nightloom.rows import ALL_ROWS, HEAD_FIELDS, HEADS, READ_ROWS, checked_id, head_of
-from nightloom.versions import among
+from nightloom.versions import Chosen, Versions
 
 NAMED_DOCUMENTS = 10
 """How many documents a message names before it only counts them."""
@@ -95,15 +95,15 @@ def count_expected(connection: Connection, collection: str, expected: Mapping[st
     Returns:
         None where its heads are not exactly those of the expected documents in their versions.
     """
-    rows, seen = 0, set[int]()
+    rows, expected = 0, expected if isinstance(expected, Versions) else Versions(expected)
+    seen = Chosen(expected)
     for batch in connection.scan(collection, HEADS, ("document_id", "version", "total")):
-        wanted = among(expected, [row["document_id"] for row in batch])
-        for row, version in zip(batch, wanted, strict=True):
-            if row["version"] != version:
-                return None
-            seen.add(hash(row["document_id"]))
-            rows += row["total"]
-    return rows if len(seen) == len(expected) else None
+        keys = [row["document_id"] for row in batch]
+        if [row["version"] for row in batch] != expected.among(keys):
+            return None
+        seen.add(keys)
+        rows += sum(row["total"] for row in batch)
+    return rows if next(seen.left, None) is None else None
 
 
 def audit(connection: Connection, collection: str) -> Audit:

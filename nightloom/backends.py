@@ -85,6 +85,10 @@ class Candidate:
         return f"{self.backend} {self.precision} on {self.device}"
 
 
+EXACT = Candidate("onnx", "fp32")
+"""What int8 by OpenVINO is compared with: what onnx rounds is further from the model than this may be."""
+
+
 @lru_cache(maxsize=2)
 def open_backend(model: Model, backend: str, precision: str) -> Backend:
     """Open a model, in the way that is the fastest on this machine where the way is left open.
@@ -191,12 +195,21 @@ def measured_elsewhere(model: Model, ways: Sequence[Candidate]) -> Mapping[str, 
     Raises:
         EmbedderError: None works.
     """
+    return working(model, _measured_elsewhere(model, ways))
+
+
+def _measured_elsewhere(model: Model, ways: Sequence[Candidate]) -> Mapping[str, float | str]:
+    """As `measure`; of ways that end the process, each by itself."""
     arguments = [json.dumps([way.backend, way.precision, way.device]) for way in ways]
     done = run_elsewhere("nightloom.backends", str(model.folder), model.weights, *arguments)
+    if done.returncode and len(ways) > 1:
+        return {name: found for way in ways for name, found in _measured_elsewhere(model, [way]).items()}
     try:
-        return working(model, json.loads(done.stdout.splitlines()[-1]))
+        found: Mapping[str, float | str] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        raise EmbedderError(f"{model.folder}: no backend works: {done.stderr[-500:]}") from None
+        reason = done.stderr[-500:].strip() or f"its process ended with {done.returncode}"
+        return {str(way): f"{way}: {reason}" for way in ways}
+    return found
 
 
 def working(model: Model, found: Mapping[str, float | str]) -> Mapping[str, float]:
@@ -224,14 +237,13 @@ def measure(model: Model, ways: Sequence[Candidate]) -> dict[str, float | str]:
                 onnx_file(model, way.precision if way.backend == "onnx" else "fp32", here=True)
             encode = _opened(model, way)
             vectors[way] = encode(*batch)
+            if way == Candidate("openvino", "int8"):
+                vectors[EXACT] = _opened(model, EXACT)(*batch)
             opened[way] = encode
         except Exception as error:  # noqa: BLE001  then it is none
             found[str(way)] = f"{way}: {type(error).__name__}: {error}".splitlines()[0]
     for way in list(opened):
-        other = replace(way, backend="torch")
-        if way == Candidate("openvino", "int8"):  # what onnx rounds is further from the model than this may be
-            other = Candidate("onnx", "fp32")
-            vectors[other] = _opened(model, other)(*batch)
+        other = EXACT if way.precision == "int8" else replace(way, backend="torch")
         if way.backend == "openvino" and not _agree(vectors[way], vectors.get(other), way.precision):
             found[str(way)] = f"{way}: gives other vectors than {other}"
             del opened[way]

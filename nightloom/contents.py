@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import NamedTuple
@@ -183,7 +183,13 @@ class Contents:
         return await self.connection.call(lambda: audit(self.connection, collection))
 
     async def verify(
-        self, collection: str, expected: Mapping[str, str], rows: int | None = None, *, every_row: bool = False
+        self,
+        collection: str,
+        expected: Mapping[str, str],
+        rows: int | None = None,
+        *,
+        every_row: bool = False,
+        uri_of: Callable[[str], str] = str,
     ) -> int:
         """Check that a generation holds these documents in these versions, each with all its rows, and nothing else.
 
@@ -192,6 +198,7 @@ class Contents:
             expected: Version by document id.
             rows: As `seal` has just counted them; None to count them here.
             every_row: Look at every row, where somebody else may have written too; else at the heads and count(*).
+            uri_of: The URI of an expected document by its id, for those whose heads are lost; else ids are named.
 
         Returns:
             Rows.
@@ -209,9 +216,10 @@ class Contents:
         _, heads = await self.read(collection)
         versions = versions_of(heads)
         other = sorted(key for key in {*versions, *expected} if versions.get(key) != expected.get(key))
-        names = [heads[key].uri if key in heads else key for key in other if key not in found.damaged]
+        wrong = [key for key in other if key not in found.damaged][:NAMED_DOCUMENTS]
+        names = [heads[key].uri if key in heads else uri_of(key) for key in wrong]
         says = [named(found.findings)] if found.findings else []
-        says += [f"not of tonight's version: {', '.join(names[:NAMED_DOCUMENTS])}"] if names else []
+        says += [f"not of tonight's version: {', '.join(names)}"] if names else []
         raise IndexInconsistent(
             f"{collection} holds {rows} rows where its heads count {rows_of(heads)}; wrong documents:"
             f" {'; '.join(says) or 'none that a scan can name'}; run again to mend them"

@@ -555,9 +555,18 @@ class Night:
         async with alongside(self._embed_questions()):
             rows, unfit = await contents.seal(target.name, self.corpus.index, may_rebuild=not self.in_place)
             self.warnings += [unfit] if unfit else []
-            self.nodes.total = await contents.verify(target.name, self.versions, rows, every_row=self._resumed)
+            self.nodes.total = await contents.verify(
+                target.name, self.versions, rows, every_row=self._resumed, uri_of=self._uri_of
+            )
             await self.index.set_whole(target.name)
         return self.nodes.total
+
+    def _uri_of(self, document: str) -> str:
+        """The URI of one of tonight's documents by its id."""
+        for heads in (self.live_heads, self.plan.done):
+            if document in heads:
+                return heads[document].uri
+        return next((planned.ref.uri for planned in self.plan.work if planned.ref.id == document), document)
 
     async def _embed_questions(self) -> None:
         """Embed what `evaluate` will ask while Milvus is waited for; what fails is tried again then."""

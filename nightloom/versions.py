@@ -19,8 +19,8 @@ DIGEST_BYTES = ID_HEX_DIGITS // 2
 NO_DIGESTS: Digests = np.zeros(0, dtype=f"S{DIGEST_BYTES}")
 
 RECENT = 4_096
-PART_RECENT = 8
-"""What is new stays in a dict until it is so many documents, and one in so many: packing sorts all of them anew."""
+PART_RECENT = 32
+"""What is new stays in a dict until it is so many documents, and one in so many: packing moves all of them."""
 READ_AT_ONCE = 1_024
 
 
@@ -117,11 +117,16 @@ class Versions(Mapping[str, str]):
         if self._recent:
             for key in hex_digits(ids):
                 self._recent.pop(key, None)
-        every, paired = np.concatenate([self._ids, ids]), np.concatenate([self._packed, versions])
-        order = np.argsort(every, kind="stable")
-        every = every[order]
-        last = np.append(every[1:] != every[:-1], True)[: len(every)]
-        self._ids, self._packed = every[last], paired[order[last]]
+        order = np.argsort(ids, kind="stable")
+        last = order[np.append(ids[order[1:]] != ids[order[:-1]], True)[: len(ids)]]
+        ids, versions = ids[last], versions[last]
+        at = places(self._ids, ids)
+        known = at >= 0
+        if known.any():
+            self._packed = self._packed.copy()  # it can be the memory of another table
+            self._packed[at[known]] = versions[known]
+        new = self._ids.searchsorted(ids[~known])
+        self._ids, self._packed = np.insert(self._ids, new, ids[~known]), np.insert(self._packed, new, versions[~known])
 
     def among(self, keys: Sequence[str]) -> list[str | None]:
         """The version of each of these documents; None where there is none."""

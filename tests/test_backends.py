@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from nightloom.backends import (
     choose,
     fastest_precision,
     measure,
+    measured_elsewhere,
     open_backend,
     working,
 )
@@ -300,6 +302,20 @@ def test_a_way_that_does_not_work_is_not_chosen(cache: Path, graph: Path, model:
     rates = json.loads(kept.read_text())
     assert rates.pop(str(ONNX_INT8)) == 0
     assert list(rates) == [str(ONNX)]
+
+
+def test_a_way_that_ends_the_process_takes_no_other_with_it(
+    cache: Path, graph: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash = tmp_path / "first on the path" / "openvino.py"
+    crash.parent.mkdir()
+    crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setenv("PYTHONPATH", str(crash.parent), prepend=os.pathsep)
+    assert choose(model, [OPENVINO, ONNX]) == ONNX
+    (kept,) = cache.glob("*.json")
+    assert json.loads(kept.read_text())[str(OPENVINO)] == 0
+    with pytest.raises(EmbedderError, match="no backend works: openvino fp32 on cpu: its process ended with -9"):
+        measured_elsewhere(model, [OPENVINO])
 
 
 def test_where_no_way_works_the_reason_is_said(model: Model) -> None:

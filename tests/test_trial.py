@@ -151,26 +151,29 @@ async def test_vectors_that_no_embedder_gives_are_held(
     assert says in await held(home)
 
 
-def lose_rows(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """Every tenth row is gone after a step of the night."""
+def lose_rows(monkeypatch: pytest.MonkeyPatch, step: str, *, whole_document: bool = False) -> None:
+    """Every tenth row is gone after a step of the night, or every row of a document."""
     do = getattr(Contents, step)
 
     async def lossy(self: Contents, collection: str, *rest: Any, **more: Any) -> Any:
         done = await do(self, collection, *rest, **more)
         client = self.connection.client
-        rows = client.query(collection, filter="position >= 0", output_fields=["id"], limit=10_000)
-        for row in rows[::10]:
-            client.delete(collection, ids=[row["id"]])
+        rows = client.query(collection, filter="position >= 0", output_fields=["id", "document_id"], limit=10_000)
+        lost = [row for row in rows if row["document_id"] == rows[0]["document_id"]] if whole_document else rows[::10]
+        client.delete(collection, ids=[row["id"] for row in lost])
         return done
 
     monkeypatch.setattr(Contents, step, lossy)
 
 
-async def test_rows_that_are_lost_while_it_is_built_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("whole_document", "named"), [(False, ""), (True, "not of tonight's version: ")])
+async def test_rows_that_are_lost_while_it_is_built_are_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch, whole_document: bool, named: str
+) -> None:
     configure(home, REBUILT)
     before = await home.rows()
-    lose_rows(monkeypatch, "upsert")
-    with pytest.raises(IndexInconsistent, match=r"wrong documents: .*texts/\w+\.txt"):
+    lose_rows(monkeypatch, "upsert", whole_document=whole_document)
+    with pytest.raises(IndexInconsistent, match=rf"wrong documents: {named}.*texts/\w+\.txt"):
         await night(home)
     assert await home.rows() == before
 

@@ -105,6 +105,8 @@ def test_all_of_them_chosen_take_no_memory_of_their_own() -> None:
     chosen = Chosen(table)
     chosen.add(list(table))
     assert np.shares_memory(chosen.versions._ids, table._ids)
+    chosen.versions.update(dict.fromkeys(table, "12" * 16))
+    assert all(key == version for key, version in table.pairs()), "what shares its memory leaves it as it is"
 
 
 # --- heads

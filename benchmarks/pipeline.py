@@ -12,8 +12,8 @@ Each in a process of its own, with the model open before the clock starts; first
 documents of Cranfield and over longer documents that are drawn by chance. The others are given Nightloom's nodes, one
 document each. Of many longer documents they can be given a part, `--part 25` a twenty-fifth: they take as long for
 each node however many there are, and the table says "(x25)". Then each builds all of Cranfield, and answers its
-questions; where Cranfield is not there, the documents are the topics that Python carries, and nobody is asked. CPU
-seconds are those of the process; neither Milvus nor Prefect's server is counted.
+questions once the clock has stopped; where Cranfield is not there, the documents are the topics that Python carries,
+and nobody is asked. CPU seconds are those of the process; neither Milvus nor Prefect's server is counted.
 """
 
 # ruff: noqa: PLC0415  a way imports in its own process what only it needs
@@ -227,28 +227,33 @@ class Nightloom:
     def __init__(self, uri: str) -> None:
         """Prefect's server is there from here on, for as long as the process."""
         self.uri = uri
-        self.scores: dict[str, float] = {}
+        self.settings = ""
         self._prefect = prefect_api()
         self._prefect.__enter__()
 
     def build(self, work: Work) -> None:
         """One night."""
-        evaluation = f'[evaluation]\nqueries = "queries.jsonl"\nqrels = "qrels.tsv"\nmetrics = ["{METRIC}"]\n'
-        file = work.folder / f"{self.precision}.toml"
-        file.write_text(
+        self.settings = (
             f'name = "bench_{uuid4().hex}"\n[[sources]]\njsonl = "corpus.jsonl"\nname = "bench"\n'
             f'[embedder]\nmodel = "{MODEL}"\nprecision = "{self.precision}"\n[milvus]\nuri = "{self.uri}"\n'
-            + (evaluation if work.queries else ""),
-            encoding="utf-8",
         )
-        _, report = asyncio.run(timed_night(file))
+        report = self._night(work, self.settings)
         if report["nodes"]["total"] != len(work.nodes):
             raise SystemExit(f"{work.name}: {report['nodes']} where the others are given {len(work.nodes)} nodes")
-        self.scores = report["scores"] or {}
 
-    def ndcg(self, work: Work) -> float:  # noqa: ARG002  the night has read the questions itself
-        """As the night's own report says."""
-        return self.scores.get(METRIC, 0.0)
+    def ndcg(self, work: Work) -> float:
+        """By a night in which nothing has changed but that the corpus file names the queries."""
+        if work.queries is None:
+            return 0.0
+        asks = f'[evaluation]\nqueries = "queries.jsonl"\nqrels = "qrels.tsv"\nmetrics = ["{METRIC}"]\n'
+        return float(self._night(work, self.settings + asks)["scores"][METRIC])
+
+    def _night(self, work: Work, settings: str) -> dict[str, Any]:
+        """Its report."""
+        file = work.folder / f"{self.precision}.toml"
+        file.write_text(settings, encoding="utf-8")
+        _, report = asyncio.run(timed_night(file))
+        return report
 
 
 class NightloomFp32(Nightloom):

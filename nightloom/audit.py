@@ -1,8 +1,8 @@
 """The audit: every row of a generation against its head, and the documents whose rows are not whole by name."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from nightloom.documents import node_id
 from nightloom.heads import Head, HeadTable
@@ -41,7 +41,7 @@ class Finding:
         """As messages say it."""
         counts = (("missing", self.missing), ("surplus", self.surplus), ("duplicate", self.duplicates))
         says = ", ".join(f"{count} {what}" for what, count in counts if count)
-        return f"{self.uri or self.document} ({says})"
+        return f"{self.uri} ({says})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,13 @@ def _duplicates(
     }
 
 
-def named(findings: Sequence[Finding]) -> str:
-    """Documents in words, the first of many by name."""
+def named(findings: Sequence[Finding], uri_of: Callable[[str], str] = str) -> str:
+    """Documents in words, the first of many by name.
+
+    Args:
+        findings: At least one.
+        uri_of: The URI of a document by its id, for those whose heads are missing; else their ids are named.
+    """
     more = f" and {len(findings) - NAMED_DOCUMENTS} more" if len(findings) > NAMED_DOCUMENTS else ""
-    return ", ".join(str(finding) for finding in findings[:NAMED_DOCUMENTS]) + more
+    first = [replace(one, uri=one.uri or uri_of(one.document)) for one in findings[:NAMED_DOCUMENTS]]
+    return ", ".join(map(str, first)) + more

@@ -213,14 +213,17 @@ def _measured_elsewhere(model: Model, ways: Sequence[Candidate]) -> Mapping[str,
 
 
 def working(model: Model, found: Mapping[str, float | str]) -> Mapping[str, float]:
-    """The rates of what `measure` found to work.
+    """The rates of what `measure` found to work; of the rest, the log says why not.
 
     Raises:
         EmbedderError: Nothing did.
     """
     rates = {name: rate for name, rate in found.items() if isinstance(rate, float)}
+    failed = "; ".join(why for why in found.values() if isinstance(why, str))
     if not rates:
-        raise EmbedderError(f"{model.folder}: no backend works: {'; '.join(map(str, found.values()))}")
+        raise EmbedderError(f"{model.folder}: no backend works: {failed}")
+    if failed:
+        LOGGER.info("not taken on this machine: %s", failed)
     return rates
 
 

@@ -30,6 +30,11 @@ def column(columns: Columns, name: str) -> Sequence[str]:
     raise KeyError(name)
 
 
+def size_of(columns: Columns) -> int:
+    """Bytes of a message that holds them."""
+    return sum(field.ByteSize() for field in columns)
+
+
 def rows_in(columns: Columns, fields: Sequence[str]) -> list[dict[str, Any]]:
     """The key and some fields of every row; those of the dynamic field where a row has them.
 
@@ -117,7 +122,7 @@ def _varint(number: int) -> bytes:
 
 def in_requests(columns: Columns, size_bytes: int) -> list[Columns]:
     """The columns in parts of at most so many bytes, as far as single rows allow it; none where they hold no row."""
-    total = sum(field.ByteSize() for field in columns)
+    total = size_of(columns)
     count = len(column(columns, "id"))
     if not count:
         return []

@@ -218,7 +218,7 @@ class Contents:
         other = sorted(key for key in {*versions, *expected} if versions.get(key) != expected.get(key))
         wrong = [key for key in other if key not in found.damaged][:NAMED_DOCUMENTS]
         names = [heads[key].uri if key in heads else uri_of(key) for key in wrong]
-        says = [named(found.findings)] if found.findings else []
+        says = [named(found.findings, uri_of)] if found.findings else []
         says += [f"not of tonight's version: {', '.join(names)}"] if names else []
         raise IndexInconsistent(
             f"{collection} holds {rows} rows where its heads count {rows_of(heads)}; wrong documents:"

@@ -27,12 +27,12 @@ from pymilvus.grpc_gen import milvus_pb2
 from pymilvus.grpc_gen.schema_pb2 import FieldData
 from pymilvus.settings import Config
 
-from nightloom.columns import Columns, column, in_requests, rows_in, set_vectors
+from nightloom.columns import Columns, column, in_requests, rows_in, set_vectors, size_of
 from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
 from nightloom.milvus_address import CONNECT_SECONDS, check_address, speaks_tls
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
-from nightloom.rows import KEYWORDS, READ_ROWS, REQUEST_BYTES, SPARSE, Row
+from nightloom.rows import FIRST_ROWS, KEYWORDS, READ_BYTES, READ_ROWS, REQUEST_BYTES, SPARSE, Row
 from nightloom.vector_index import VectorIndex, search_parameters
 from nightloom.vectors import Vectors
 
@@ -275,12 +275,16 @@ class Connection:
         """Keep something with a collection, in this thread."""
         self.client.alter_collection_properties(collection, dict(properties), timeout=self.timeout_seconds)
 
-    def scan(
-        self, collection: str, condition: str, fields: Sequence[str], batch_rows: int = READ_ROWS
-    ) -> Iterator[list[Row]]:
+    def scan(self, collection: str, condition: str, fields: Sequence[str], batch_rows: int = 0) -> Iterator[list[Row]]:
         """Some fields of rows in batches, in the order of their keys, as the last strong read left them.
 
         A field of the dynamic field is left out where a row has none of its name.
+
+        Args:
+            collection: Its name.
+            condition: That the rows meet.
+            fields: Their names; the key is always there.
+            batch_rows: As `read_columns`.
         """
         with ThreadPoolExecutor(1) as ahead:
             batches = self.read_columns(collection, condition, fields, batch_rows)
@@ -335,14 +339,20 @@ class Connection:
         return [[(hit["entity"], hit["distance"]) for hit in hits] for hits in found]
 
     def read_columns(
-        self, collection: str, condition: str, fields: Sequence[str] = ("*",), batch_rows: int = READ_ROWS
+        self, collection: str, condition: str, fields: Sequence[str] = ("*",), batch_rows: int = 0
     ) -> Iterator[Columns]:
         """Fields of rows in batches, as the last strong read left them, as Milvus sends them: for `write_columns`.
 
         The client would take each batch apart into rows and put them together again to write them, which takes longer
         than Milvus itself does.
+
+        Args:
+            collection: Its name.
+            condition: That the rows meet.
+            fields: Their names; "*" for every field.
+            batch_rows: Of every batch; 0 for as many as have about `READ_BYTES`.
         """
-        after = ""
+        after, count = "", batch_rows or FIRST_ROWS
         while True:
             request = Prepare.query_request(
                 collection,
@@ -352,7 +362,7 @@ class Connection:
                 use_default_consistency=False,
                 consistency_level=ConsistencyLevel.Bounded,
                 guarantee_timestamp=BOUNDED_TS,
-                limit=batch_rows,
+                limit=count,
                 iterator="True",  # in the order of the keys, as the client's own iterator asks for them
                 reduce_stop_for_best="True",
             )
@@ -363,6 +373,7 @@ class Connection:
             # Milvus Lite gives what it has made of the keywords, too, and takes it from nobody.
             yield [field for field in columns if field.field_name != SPARSE]
             after = f" and id > {json.dumps(keys[-1], ensure_ascii=False)}"  # both kinds of Milvus take this
+            count = batch_rows or rows_that_fit(columns)
 
     @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
     def _query(self, request: milvus_pb2.QueryRequest, *, timeout: float) -> Columns:
@@ -508,6 +519,12 @@ class Connection:
         )
         self._make_indexes(collection)
         client.load_collection(collection, timeout=self.timeout_seconds, _async=True)
+
+
+def rows_that_fit(columns: Columns) -> int:
+    """How many rows like these a batch shall have."""
+    count = len(column(columns, "id"))
+    return max(1, min(READ_ROWS, count * READ_BYTES // size_of(columns)))
 
 
 def columns_of(rows: Sequence[Row]) -> Columns:

@@ -601,7 +601,8 @@ class Night:
         if self.prober:
             collection = self._target().name
             trial.probes, trial.vectors = await self.prober.probe(collection, self.versions, self._concurrency)
-            trial.index_recall = await self.prober.index_recall(collection)
+            if not self.in_place:  # every vector is read; there, none but tonight's would be new to the index
+                trial.index_recall = await self.prober.index_recall(collection)
 
     async def _ask_golden(self, trial: Trial, golden: GoldenQueries, judged: Judged) -> None:
         generation = self.target or self._live()

@@ -147,7 +147,9 @@ class VectorCounts(ReportPart):
     alike: float = Field(description="Mean cosine similarity of the vectors of different texts.")
     duplicate_rate: float = Field(description="Share of the documents that repeat the content of another.")
     index_recall: float | None = Field(
-        None, description="Share of the exact answers that the index over the vectors finds; null where it is exact."
+        None,
+        description="Share of the exact answers that the index over the vectors finds;"
+        " null where it is exact, or was updated in place.",
     )
 
     @classmethod

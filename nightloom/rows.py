@@ -28,7 +28,11 @@ SPARSE = "sparse_embedding"
 """The field that Milvus makes of it; the name is the one that LlamaIndex looks for."""
 
 READ_ROWS = 2_000
-"""Rows of a batch that is read, and of a request that copies it."""
+"""Rows of a batch that is read, at most."""
+FIRST_ROWS = 250
+"""Of the first batch: it shows how large these rows are."""
+READ_BYTES = 8_000_000
+"""Of a batch, about: Milvus refuses to answer with 100 MB, and 2,000 rows of long texts have more."""
 REQUEST_BYTES = 16_000_000
 """Of a request that writes; Milvus takes 64 MB."""
 FILTER_DOCUMENTS = 100

@@ -305,8 +305,14 @@ def test_a_way_that_does_not_work_is_not_chosen(cache: Path, graph: Path, model:
 
 
 def test_a_way_that_ends_the_process_takes_no_other_with_it(
-    cache: Path, graph: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path,
+    graph: Path,
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "nightloom")
     crash = tmp_path / "first on the path" / "openvino.py"
     crash.parent.mkdir()
     crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
@@ -314,6 +320,7 @@ def test_a_way_that_ends_the_process_takes_no_other_with_it(
     assert choose(model, [OPENVINO, ONNX]) == ONNX
     (kept,) = cache.glob("*.json")
     assert json.loads(kept.read_text())[str(OPENVINO)] == 0
+    assert "not taken on this machine: openvino fp32 on cpu: its process ended with -9" in caplog.messages
     with pytest.raises(EmbedderError, match="no backend works: openvino fp32 on cpu: its process ended with -9"):
         measured_elsewhere(model, [OPENVINO])
 

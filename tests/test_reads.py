@@ -18,6 +18,7 @@ from pymilvus.client.grpc_handler import GrpcHandler
 from nightloom import contents as contents_module
 from nightloom import milvus
 from nightloom.audit import read_heads
+from nightloom.columns import column
 from nightloom.corpus import MilvusSettings
 from nightloom.documents import Document, DocumentRef, Place, document_id, node_id
 from nightloom.errors import IndexRefused
@@ -84,6 +85,23 @@ async def test_every_row_is_read_once_whatever_its_key_is(connection: Connection
     )
     (first, *_) = next(iter(connection.scan(collection, "position == 3", ("*",))))
     assert (first["label"], first["total"], first["embedding"].tolist()) == ("row 3", 4, pytest.approx([0.6, 0.8]))
+
+
+async def test_batches_have_as_many_rows_as_their_size_allows(
+    connection: Connection, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(milvus, "FIRST_ROWS", 10)
+    monkeypatch.setattr(milvus, "READ_BYTES", 100_000)
+    monkeypatch.setattr(milvus, "READ_ROWS", 150)
+    long = [row | {"text": "x" * 5_000} for row in rows([f"{at:03}" for at in range(200)])]
+    await connection.call(lambda: connection.upsert_now(collection, long))
+    assert await connection.count(collection) == len(long)
+    whole = list(connection.read_columns(collection, "position >= 0"))
+    assert len(column(whole[0], "id")) == 10
+    assert all(15 < len(column(batch, "id")) <= 20 for batch in whole[1:-1]), "5,000 bytes a row, and its other fields"
+    assert [key for batch in whole for key in column(batch, "id")] == [row["id"] for row in long]
+    small = connection.scan(collection, "position >= 0", ("position",))
+    assert [len(batch) for batch in small] == [10, 150, 40]
 
 
 @pytest.mark.milvus

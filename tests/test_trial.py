@@ -151,29 +151,41 @@ async def test_vectors_that_no_embedder_gives_are_held(
     assert says in await held(home)
 
 
-def lose_rows(monkeypatch: pytest.MonkeyPatch, step: str, *, whole_document: bool = False) -> None:
-    """Every tenth row is gone after a step of the night, or every row of a document."""
+def lose_rows(monkeypatch: pytest.MonkeyPatch, step: str, lost: str = "every tenth row") -> None:
+    """Rows are gone after a step of the night: "every tenth row", "a document", or "a head" alone."""
     do = getattr(Contents, step)
 
     async def lossy(self: Contents, collection: str, *rest: Any, **more: Any) -> Any:
         done = await do(self, collection, *rest, **more)
         client = self.connection.client
-        rows = client.query(collection, filter="position >= 0", output_fields=["id", "document_id"], limit=10_000)
-        lost = [row for row in rows if row["document_id"] == rows[0]["document_id"]] if whole_document else rows[::10]
-        client.delete(collection, ids=[row["id"] for row in lost])
+        rows = client.query(collection, filter="position >= 0", output_fields=["document_id", "position"], limit=10_000)
+        long = next(row["document_id"] for row in rows if row["position"])
+        some = {
+            "every tenth row": rows[::10],
+            "a document": [row for row in rows if row["document_id"] == long],
+            "a head": [row for row in rows if row["document_id"] == long and not row["position"]],
+        }[lost]
+        client.delete(collection, ids=[row["id"] for row in some])
         return done
 
     monkeypatch.setattr(Contents, step, lossy)
 
 
-@pytest.mark.parametrize(("whole_document", "named"), [(False, ""), (True, "not of tonight's version: ")])
-async def test_rows_that_are_lost_while_it_is_built_are_named(
-    home: Home, monkeypatch: pytest.MonkeyPatch, whole_document: bool, named: str
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [
+        ("every tenth row", r"\S*texts/\w+\.txt \(1 missing"),
+        ("a document", r"not of tonight's version: \S*texts/\w+\.txt"),
+        ("a head", r"\S*texts/\w+\.txt \(1 missing, \d+ surplus\)"),
+    ],
+)
+async def test_documents_whose_rows_are_lost_while_it_is_built_are_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch, lost: str, says: str
 ) -> None:
     configure(home, REBUILT)
     before = await home.rows()
-    lose_rows(monkeypatch, "upsert", whole_document=whole_document)
-    with pytest.raises(IndexInconsistent, match=rf"wrong documents: {named}.*texts/\w+\.txt"):
+    lose_rows(monkeypatch, "upsert", lost)
+    with pytest.raises(IndexInconsistent, match=f"wrong documents: {says}"):
         await night(home)
     assert await home.rows() == before
 

@@ -174,4 +174,6 @@ async def test_a_night_builds_the_index_that_the_file_names(home: Home) -> None:
     assert (await live.ask(home.corpus, None, QUERIES["q3"]))[0].uri == "texts/moon.txt"
     home.configure('[index]\nupdate = "in_place"\n')
     home.write({"moon.txt": "The moon moves the sea.", "chess.txt": "Chess is a game."})
-    assert "the vectors is HNSW, and 2 rows should have FLAT" in str((await night(home))["warnings"])
+    report = await night(home)
+    assert "the vectors is HNSW, and 2 rows should have FLAT" in str(report["warnings"])
+    assert (report["probes"]["recall"], report["vectors"]["index_recall"]) == (1, None), "not every vector is read"

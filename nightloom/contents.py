@@ -163,6 +163,11 @@ class Contents:
             found.setdefault(row["document_id"], {})[row["position"]] = row["text"]
         return {key: " ".join(texts[at] for at in sorted(texts)) for key, texts in found.items()}
 
+    async def _passages(self, collection: str, keys: Collection[str]) -> dict[str, str]:
+        """The texts of nodes by primary key: no answer is too large, as with the texts of all that a search finds."""
+        conditions = [f"id in {json.dumps(part, ensure_ascii=False)}" for part in parts(sorted(keys))]
+        return {row["id"]: row["text"] for row in await self._rows(collection, conditions, ("text",))}
+
     async def _rows(self, collection: str, conditions: Sequence[str], fields: Sequence[str]) -> list[Row]:
         """Rows that meet one of the conditions, as the last strong read left them."""
 
@@ -418,10 +423,11 @@ class Contents:
         if self.reranker is None:
             found = await self.connection.call(lambda: self._rank(collection, questions, words, limit, ["uri"]))
             return [[(row["uri"], score) for row, score in rows] for rows in found]
-        depth, fields = max(limit, self.reranker.candidates), ["uri", "text"]
-        found = await self.connection.call(lambda: self._rank(collection, questions, words, depth, fields))
-        texts = [[row["text"] for row, _ in rows] for rows in found]
-        orders = await self.reranker.orders([question.text for question in questions], texts)
+        depth, read = max(limit, self.reranker.candidates), self.reranker.candidates
+        found = await self.connection.call(lambda: self._rank(collection, questions, words, depth, ["id", "uri"]))
+        texts = await self._passages(collection, {row["id"] for rows in found for row, _ in rows[:read]})
+        passages = [[texts.get(row["id"], "") for row, _ in rows] for rows in found]
+        orders = await self.reranker.orders([question.text for question in questions], passages)
         return [
             [(rows[at][0]["uri"], score) for at, score in order[:limit]]
             for rows, order in zip(found, orders, strict=True)

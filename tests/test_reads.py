@@ -19,6 +19,7 @@ from nightloom import contents as contents_module
 from nightloom import milvus
 from nightloom.audit import read_heads
 from nightloom.columns import column
+from nightloom.contents import Contents
 from nightloom.corpus import MilvusSettings
 from nightloom.documents import Document, DocumentRef, Place, document_id, node_id
 from nightloom.errors import IndexRefused
@@ -83,6 +84,8 @@ async def test_every_row_is_read_once_whatever_its_key_is(connection: Connection
     assert all(
         row == {"id": row["id"], "position": at, "label": f"row {at}"} for row in found for at in (row["position"],)
     )
+    texts = await Contents(connection)._passages(collection, FOREIGN[3:])
+    assert texts == dict.fromkeys(FOREIGN[3:], "x")
     (first, *_) = next(iter(connection.scan(collection, "position == 3", ("*",))))
     assert (first["label"], first["total"], first["embedding"].tolist()) == ("row 3", 4, pytest.approx([0.6, 0.8]))
 

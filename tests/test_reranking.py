@@ -12,6 +12,7 @@ from nightloom import live
 from nightloom.embedding import Embedder
 from nightloom.errors import EmbedderError
 from nightloom.index import open_index
+from nightloom.milvus import Connection
 from nightloom.reranking import Reranker
 from nightloom.retrieval import Question
 from tests.nights import ON_LITE, TEXTS, Home, live_name, night
@@ -72,7 +73,7 @@ async def test_a_batch_of_questions_is_reranked_as_each_alone(model: Path) -> No
 @pytest.mark.usefixtures("prefect_api")
 @pytest.mark.parametrize("mode", ["dense", "hybrid"])
 async def test_ask_and_the_evaluation_are_reranked_alike(
-    home: Home, embedder: Embedder, model: Path, mode: str
+    home: Home, embedder: Embedder, model: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.write({name: text[:90] for name, text in TEXTS.items()})
     home.configure(f'[retrieval]\nmode = "{mode}"\nreranker = "{model}"\ntop_k = 4\n[gate]\nprobes = 0\n')
@@ -83,7 +84,16 @@ async def test_ask_and_the_evaluation_are_reranked_alike(
     corpus = home.corpus
     async with open_index(corpus.milvus, corpus.name, retrieval=corpus.retrieval) as index:
         question = Question(QUESTION, (await embedder.embed_queries([QUESTION]))[0])
+        name = "fused" if mode == "hybrid" else "nearest"
+        search, asked = getattr(Connection, name), set[str]()
+
+        def recorded(*arguments: Any) -> Any:
+            asked.update(arguments[-1])
+            return search(*arguments)
+
+        monkeypatch.setattr(Connection, name, recorded)
         (ranked,) = await index.contents.rank(await live_name(index), [question], 4)
+    assert asked == {"id", "uri"}, "a search that gives texts, too, can be more than Milvus answers with"
     assert [uri for uri, _ in ranked] == [hit.uri for hit in found]
     assert [score for _, score in ranked] == pytest.approx([hit.score for hit in found], abs=1e-5)
 

@@ -41,7 +41,7 @@ class Finding:
         """As messages say it."""
         counts = (("missing", self.missing), ("surplus", self.surplus), ("duplicate", self.duplicates))
         says = ", ".join(f"{count} {what}" for what, count in counts if count)
-        return f"{self.uri} ({says})"
+        return f"{self.uri or self.document} ({says})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,9 @@ _PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
 """Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
 _PERMANENT_WORDS = ("not a number or infinity", "exceeds max length", "exceeds the maximum length")
 """Of messages that come with the code for anything unexpected, which a retry can mend at other times."""
+_TOO_LARGE = ("exceed the limit size", "exceed the maxOutputSize", "larger than max")
+"""Of messages that refuse an answer for its bytes: by segment, by query node, by what one message may hold."""
+SMALLER = 8
 _CHECK_TOKEN = "check the user and the password in NIGHTLOOM_MILVUS_TOKEN (user:password), or in milvus.token_block"  # noqa: S105
 _NO_ACCESS = {
     grpc.StatusCode.UNAUTHENTICATED: _CHECK_TOKEN,
@@ -350,7 +353,7 @@ class Connection:
             collection: Its name.
             condition: That the rows meet.
             fields: Their names; "*" for every field.
-            batch_rows: Of every batch; 0 for as many as have about `READ_BYTES`.
+            batch_rows: Of every batch, at most; 0 for as many as have about `READ_BYTES`.
         """
         after, count = "", batch_rows or FIRST_ROWS
         while True:
@@ -366,14 +369,20 @@ class Connection:
                 iterator="True",  # in the order of the keys, as the client's own iterator asks for them
                 reduce_stop_for_best="True",
             )
-            columns = self._query(request, timeout=self.timeout_seconds)
+            try:
+                columns = self._query(request, timeout=self.timeout_seconds)
+            except (MilvusException, grpc.RpcError) as error:
+                if count == 1 or not any(words in str(error) for words in _TOO_LARGE):
+                    raise
+                count = max(1, count // SMALLER)  # of the next rows: those before them were small
+                continue
             keys = column(columns, "id") if columns else ()
             if not keys:
                 return
             # Milvus Lite gives what it has made of the keywords, too, and takes it from nobody.
             yield [field for field in columns if field.field_name != SPARSE]
             after = f" and id > {json.dumps(keys[-1], ensure_ascii=False)}"  # both kinds of Milvus take this
-            count = batch_rows or rows_that_fit(columns)
+            count = min(count, batch_rows) if batch_rows else rows_that_fit(columns)
 
     @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
     def _query(self, request: milvus_pb2.QueryRequest, *, timeout: float) -> Columns:

@@ -18,7 +18,7 @@ from pymilvus.client.grpc_handler import GrpcHandler
 from nightloom import contents as contents_module
 from nightloom import milvus
 from nightloom.audit import read_heads
-from nightloom.columns import column
+from nightloom.columns import column, size_of
 from nightloom.contents import Contents
 from nightloom.corpus import MilvusSettings
 from nightloom.documents import Document, DocumentRef, Place, document_id, node_id
@@ -105,6 +105,25 @@ async def test_batches_have_as_many_rows_as_their_size_allows(
     assert [key for batch in whole for key in column(batch, "id")] == [row["id"] for row in long]
     small = connection.scan(collection, "position >= 0", ("position",))
     assert [len(batch) for batch in small] == [10, 150, 40]
+
+
+@pytest.mark.milvus
+async def test_rows_too_large_for_one_answer_come_in_smaller_batches(milvus_server: str, tmp_path: Path) -> None:
+    name = f"reads_{document_id(str(tmp_path))[:12]}"
+    keys = [f"{at:04}" for at in range(1_400)]
+    async with open_connection(MilvusSettings(uri=milvus_server), None) as opened:
+        await opened.create(name, dim=2, properties={"x": "y"})
+        try:
+            for at in range(0, len(keys), 350):
+                sizes = [1 if at < 250 else 60_000 for at in range(at, at + 350)]
+                some = [row | {"text": "x" * size} for row, size in zip(rows(keys[at : at + 350]), sizes, strict=True)]
+                await opened.call(partial(opened.upsert_now, name, some))
+            await opened.count(name)
+            batches = list(opened.read_columns(name, "position >= 0"))
+        finally:
+            await opened.call(lambda: opened.client.drop_collection(name))
+    assert [key for batch in batches for key in column(batch, "id")] == keys
+    assert max(map(size_of, batches)) < 20_000_000
 
 
 @pytest.mark.milvus

@@ -2,19 +2,21 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from pymilvus import MilvusClient
+from pymilvus import MilvusClient, MilvusException
 
 from tests.torture.model import ModelRow, State, vector_of
 
 MOST_ROWS = 16_384
 NAMED = 5
 SECONDS = 30
+MOVING = "can not find client of node -1"
 
 
 class TortureFailed(AssertionError):
@@ -58,10 +60,16 @@ class Question:
 
 
 def look(question: Question) -> Sight:
-    """Look through the alias."""
-    client = MilvusClient(question.uri, timeout=SECONDS)
+    """Look through the alias; again while a busy server moves a channel from one place to the next, and says so."""
+    client, deadline = MilvusClient(question.uri, timeout=SECONDS), time.monotonic() + SECONDS
     try:
-        return _look(client, question)
+        while True:
+            try:
+                return _look(client, question)
+            except MilvusException as error:
+                if MOVING not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
     finally:
         client.close()
 

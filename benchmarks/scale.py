@@ -67,14 +67,13 @@ async def one(index: Index, rows: int, settings: IndexSettings, found: Found) ->
         await index.drop(generation)
 
 
-async def measure(uri: str, sizes: list[int], kind: str, runs: int) -> Found:
-    """Every size, with an index of this type."""
+async def measure(uri: str, sizes: list[int], settings: IndexSettings, runs: int) -> Found:
+    """Every size, with such an index."""
     found: Found = {}
-    settings = MilvusSettings(uri=uri, timeout_seconds=TIMEOUT_SECONDS)
-    async with open_index(settings, f"scale_{os.getpid()}") as index:
+    async with open_index(MilvusSettings(uri=uri, timeout_seconds=TIMEOUT_SECONDS), f"scale_{os.getpid()}") as index:
         for _ in range(runs):
             for rows in sizes:
-                await one(index, rows, IndexSettings.model_validate({"type": kind}), found)
+                await one(index, rows, settings, found)
     return found
 
 
@@ -90,19 +89,20 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         uri = arguments.uri or stack.enter_context(local_milvus(folder)).uri
-        found = asyncio.run(measure(uri, arguments.rows, arguments.index, arguments.runs))
+        settings = IndexSettings.model_validate({"type": arguments.index})
+        found = asyncio.run(measure(uri, arguments.rows, settings, arguments.runs))
     lines = [
         [f"{rows:,}", *(str(timing) for timing in timings.values()), f"{rows / timings[WHOLE].median:,.0f}"]
         for rows, timings in found.items()
     ]
     print(table(["rows", *STEPS, WHOLE, "rows/s"], lines))
+    if arguments.chart:
+        points = {rows: timings[WHOLE].median for rows, timings in found.items()}
+        line("Seconds against rows: copy, verify, promote", points, arguments.chart)
     if arguments.index != NO_INDEX:
         return 0
     slope, _ = np.polyfit(np.log(list(found)), np.log([timings[WHOLE].median for timings in found.values()]), 1)
     print(f"\nSlope: {slope:.2f}")
-    if arguments.chart:
-        points = {rows: timings[WHOLE].median for rows, timings in found.items()}
-        line("Seconds against rows: copy, verify, promote", points, arguments.chart)
     return 0 if slope <= STEEPEST else 1
 
 

@@ -423,7 +423,8 @@ class Contents:
         if self.reranker is None:
             found = await self.connection.call(lambda: self._rank(collection, questions, words, limit, ["uri"]))
             return [[(row["uri"], score) for row, score in rows] for rows in found]
-        depth, read = max(limit, self.reranker.candidates), self.reranker.candidates
+        read = self.reranker.candidates
+        depth = max(limit, read)
         found = await self.connection.call(lambda: self._rank(collection, questions, words, depth, ["id", "uri"]))
         texts = await self._passages(collection, {row["id"] for rows in found for row, _ in rows[:read]})
         passages = [[texts.get(row["id"], "") for row, _ in rows] for rows in found]

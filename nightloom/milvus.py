@@ -382,7 +382,8 @@ class Connection:
             # Milvus Lite gives what it has made of the keywords, too, and takes it from nobody.
             yield [field for field in columns if field.field_name != SPARSE]
             after = f" and id > {json.dumps(keys[-1], ensure_ascii=False)}"  # both kinds of Milvus take this
-            count = min(count, batch_rows) if batch_rows else rows_that_fit(columns)
+            if not batch_rows:
+                count = rows_that_fit(columns)
 
     @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
     def _query(self, request: milvus_pb2.QueryRequest, *, timeout: float) -> Columns:

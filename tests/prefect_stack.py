@@ -38,6 +38,8 @@ MISSING_SECONDS = 15
 LATE_SECONDS = 10
 PLANNED_SECONDS = 240
 """For the server to plan runs, and its automations to act: usually seconds, minutes where SQLite keeps it waiting."""
+UNFINISHED = {"SCHEDULED", "PENDING", "RUNNING"}
+"""States of a task of a night that was completed, as long as the server has not yet written down the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +175,14 @@ def latest_run(prefect: LocalPrefect, flow: str) -> dict[str, Any] | None:
 
 
 def night_of(prefect: LocalPrefect, run: dict[str, Any], output: str = "", exit_code: int = 0) -> Night:
-    """Gather what a flow run that has ended left on the server."""
+    """Gather what a flow run that has ended left on the server, which may still be writing down states of its tasks."""
     of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+
+    def recorded() -> list[dict[str, Any]] | None:
+        tasks: list[dict[str, Any]] = prefect.ask("/task_runs/filter", of_run | {"sort": "EXPECTED_START_TIME_ASC"})
+        late = run["state"]["type"] == "COMPLETED" and any(task["state"]["type"] in UNFINISHED for task in tasks)
+        return None if late else tasks
+
     artifacts = {found["key"]: found for found in prefect.ask("/artifacts/filter", of_run)}
-    tasks = prefect.ask("/task_runs/filter", of_run | {"sort": "EXPECTED_START_TIME_ASC"})
+    tasks = wait_until(recorded, "the last states of the tasks", PLANNED_SECONDS, prefect.log_end)
     return Night(run, artifacts, tasks, output, exit_code)

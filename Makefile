@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+# Whoever asks Python to keep nothing that it compiled would have each of a hundred processes compile for three seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Most tests wait for a server; the files that share one stay together.
 TEST_PROCESSES ?= 3

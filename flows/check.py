@@ -24,6 +24,7 @@ from nightloom.index import Index, open_index, proof_in
 from nightloom.models import is_of_hub
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter
+from nightloom.working_folder import working_folder
 from tasks.secrets import find_secret
 
 PACKAGES = ("nightloom", "prefect", "llama-index-core", "pymilvus", "milvus-lite", "torch", "onnxruntime", "openvino")
@@ -102,10 +103,8 @@ def _gigabytes(count: int) -> str:
 
 
 async def _sources(corpus: Corpus) -> str:
-    with tempfile.TemporaryDirectory(prefix="nightloom-") as folder:
-        on_disk = [
-            await asyncio.to_thread(list_source, source, Path(folder)) for source in corpus.sources if source.file
-        ]
+    with working_folder() as folder:
+        on_disk = [await asyncio.to_thread(list_source, source, folder) for source in corpus.sources if source.file]
     found = [f"{len(one_listing(on_disk, corpus.sources).documents)} documents on disk"] if on_disk else []
     try:
         return ", ".join(found + [await reach(source) for source in corpus.sources if not source.file])

@@ -1,7 +1,8 @@
 """The Prefect API of a night: the configured one, or a temporary one for a night that nobody deployed.
 
 Prefect starts one by itself where none is configured. This one is up in half the time, as it starts beside our own
-imports and the server's code stays out of this process; and it ends without the tracebacks that mean nothing.
+imports and the server's code stays out of this process; it ends without the tracebacks that mean nothing; and it ends
+with this process, even where that is killed.
 """
 
 import os
@@ -77,16 +78,15 @@ def _free_port() -> int:
 
 
 def _start(port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     settings = {
         "PREFECT_UI_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT__SERVER_EPHEMERAL": "1",
     }
     return subprocess.Popen(  # noqa: S603  our own interpreter, our own words
-        [*command, *options],
+        [sys.executable, "-m", "flows.temporary_server", str(port)],
         env={**os.environ, **settings},
+        stdin=subprocess.PIPE,  # by whose end it ends
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl+C is for the night; the server goes after it
@@ -108,9 +108,8 @@ def _wait(process: subprocess.Popen[bytes], health: str) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
     try:
-        process.wait(STOP_SECONDS)
+        process.communicate(timeout=STOP_SECONDS)  # its input ends, and it with that
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        process.communicate()

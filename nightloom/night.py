@@ -1,7 +1,6 @@
 """One night: what it works with, what it has done so far, and the steps that it goes through."""
 
 import asyncio
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -63,6 +62,7 @@ from nightloom.splitting import Node, Splitter
 from nightloom.trial import Prober, Questions, Trial, Witness, ask_golden, questions_of
 from nightloom.vectors import Tokens, Vectors, unusable
 from nightloom.versions import Versions, differing
+from nightloom.working_folder import working_folder
 
 PROBES_AT_ONCE = 8
 """Requests in flight, where the corpus file has no golden queries that say how many."""
@@ -804,7 +804,7 @@ async def open_night(
         InputError: Corpus, embedder, golden queries or Milvus are not as they should be; nothing was written.
     """
     bound_arenas()
-    with tempfile.TemporaryDirectory(prefix="nightloom-") as folder, Readers(corpus.reading) as readers:
+    with working_folder() as folder, Readers(corpus.reading) as readers:
         async with open_index(
             corpus.milvus, corpus.name, token, retrieval=corpus.retrieval, vectors=corpus.index
         ) as index:
@@ -812,7 +812,7 @@ async def open_night(
                 Night,
                 corpus,
                 index,
-                Path(folder),
+                folder,
                 progress or Progress(),
                 readers,
                 access=access,

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from nightloom.index import open_index
 from nightloom.night import Night
 from nightloom.report import RunReport
 from nightloom.splitting import Node, Splitter
+from nightloom.working_folder import PREFIX
 from tests.nights import ON_LITE, QUERIES, TEXTS, Home, environment, night
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -308,14 +310,19 @@ async def test_ask_finds_the_passage_and_status_counts(home: Home) -> None:
 
 
 @ON_LITE
-async def test_a_killed_night_is_taken_up_where_it_stopped(home: Home, prefect_server: str) -> None:
+async def test_a_killed_night_is_taken_up_where_it_stopped(
+    home: Home, prefect_server: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     home.write({f"{at:02}.txt": TEXTS["whale.txt"] + f" Note {at}." for at in range(12)})
     home.configure("[shards]\ndocuments = 1\nin_flight = 1", evaluation=False)
     process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs meanwhile
         [sys.executable, "-m", "flows.console", "run", str(home.file), "--json"],
         cwd=ROOT,
         env=environment(prefect_server)
-        | {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"},
+        | {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}
+        | {"TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -326,10 +333,13 @@ async def test_a_killed_night_is_taken_up_where_it_stopped(home: Home, prefect_s
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stderr.close()
+    (left,) = temporary.glob(f"{PREFIX}*")
+    os.utime(left, (0, 0))
 
     report = await night(home)
     assert report["outcome"] == "promoted"
     assert report["documents"]["added"] == 12
+    assert not list(temporary.glob(f"{PREFIX}*")), "the killed one's folder is gone, and so is one's own"
     assert 0 < report["nodes"]["embedded"] < report["nodes"]["total"]
     assert len({row["uri"] for row in (await home.rows()).values()}) == 12
 

@@ -5,7 +5,6 @@ the same as gone; what is as the index has it is not fetched again.
 """
 
 import asyncio
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from nightloom.sources.folder import hash_file, list_path
 from nightloom.sources.jsonl import jsonl_content, parse_jsonl_row
 from nightloom.sources.listing import listing_of, one_listing
 from nightloom.sources.rows import list_rows
+from nightloom.working_folder import working_folder
 
 __all__ = [
     "document_names",
@@ -91,8 +91,8 @@ def document_names(corpus: Corpus) -> list[tuple[str, str]]:
     Raises:
         SourceError: As `list_source`.
     """
-    with tempfile.TemporaryDirectory(prefix="nightloom-") as folder:
-        listings = [list_source(source, Path(folder)) for source in corpus.sources if source.file]
+    with working_folder() as folder:
+        listings = [list_source(source, folder) for source in corpus.sources if source.file]
     names = [(ref.uri, ref.item) for listing in listings for ref in listing.documents]
     names += [(entry.uri, entry.item) for listing in listings for entry in listing.quarantined]
     names += [name for source in corpus.sources if source.git_folder for name in _git_names(source)]
@@ -124,8 +124,8 @@ async def reach(source: SourceSettings) -> str:
     if source.sitemap:
         from nightloom.sources.sitemap import count_pages  # noqa: PLC0415  only its users pay for its imports
 
-        with tempfile.TemporaryDirectory(prefix="nightloom-") as folder:
-            return f"{await count_pages(source, Path(folder))} pages in {source.label}"
+        with working_folder() as folder:
+            return f"{await count_pages(source, folder)} pages in {source.label}"
     if source.store:
         from nightloom.sources.store import count_objects  # noqa: PLC0415  likewise
 

@@ -5,7 +5,6 @@ imports and the server's code stays out of this process; it ends without the tra
 with this process, even where that is killed.
 """
 
-import os
 import socket
 import subprocess
 import sys
@@ -78,14 +77,8 @@ def _free_port() -> int:
 
 
 def _start(port: int) -> subprocess.Popen[bytes]:
-    settings = {
-        "PREFECT_UI_ENABLED": "false",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT__SERVER_EPHEMERAL": "1",
-    }
     return subprocess.Popen(  # noqa: S603  our own interpreter, our own words
         [sys.executable, "-m", "flows.temporary_server", str(port)],
-        env={**os.environ, **settings},
         stdin=subprocess.PIPE,  # by whose end it ends
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -11,6 +11,12 @@ import time
 
 import uvicorn
 
+SETTINGS = {
+    "PREFECT_UI_ENABLED": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+}
+"""Read when Prefect is imported, which uvicorn does."""
 END_SECONDS = 10.0
 """For a server that is told to end; then it is ended."""
 
@@ -25,6 +31,7 @@ def end_with_input() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=end_with_input, daemon=True).start()
+    os.environ.update(SETTINGS)
     uvicorn.run(
         "prefect.server.api.server:create_app",
         factory=True,

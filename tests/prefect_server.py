@@ -1,4 +1,4 @@
-"""A bare Prefect server of the tests: no UI, no worker, a home and a database of its own."""
+"""A bare Prefect server of the tests, gone with their process: no UI, no worker, a home and a database of its own."""
 
 import os
 import socket
@@ -39,15 +39,16 @@ class PrefectServer:
             "PREFECT_HOME": str(self._home),
             "PREFECT_PROFILES_PATH": str(self._home / "profiles.toml"),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._home / 'prefect.db'}",
-            "PREFECT_UI_ENABLED": "false",
-            "PREFECT__SERVER_EPHEMERAL": "1",
         }
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-        options = ["--host", "127.0.0.1", "--port", str(self._port), "--log-level", "error", "--lifespan", "on"]
         log = self._home / "server.log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, *options], env=os.environ | settings, stdout=output, stderr=output, start_new_session=True
+                [sys.executable, "-m", "flows.temporary_server", str(self._port)],
+                env=os.environ | settings,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -62,4 +63,4 @@ class PrefectServer:
     def kill(self) -> None:
         """End it as a crash would."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()

@@ -18,7 +18,6 @@ import numpy as np
 from pydantic import SecretStr
 from pymilvus import AnnSearchRequest, DataType, Function, FunctionType, MilvusClient, MilvusException, RRFRanker
 from pymilvus import exceptions as milvus_errors
-from pymilvus.client.constants import BOUNDED_TS
 from pymilvus.client.prepare import Prepare
 from pymilvus.client.types import ConsistencyLevel, Status
 from pymilvus.client.utils import check_status
@@ -346,6 +345,9 @@ class Connection:
     ) -> Iterator[Columns]:
         """Fields of rows in batches, as the last strong read left them, as Milvus sends them: for `write_columns`.
 
+        Servers from 2.5 on answer the first batch with the moment at which they read it. The batches after it ask for
+        the same moment, so that all of them are one snapshot; what was written later is hidden from a read at a moment.
+
         The client would take each batch apart into rows and put them together again to write them, which takes longer
         than Milvus itself does.
 
@@ -355,7 +357,7 @@ class Connection:
             fields: Their names; "*" for every field.
             batch_rows: Of every batch, at most; 0 for as many as have about `READ_BYTES`.
         """
-        after, count = "", batch_rows or FIRST_ROWS
+        after, count, moment = "", batch_rows or FIRST_ROWS, 0
         while True:
             request = Prepare.query_request(
                 collection,
@@ -364,18 +366,19 @@ class Connection:
                 [],
                 use_default_consistency=False,
                 consistency_level=ConsistencyLevel.Bounded,
-                guarantee_timestamp=BOUNDED_TS,
+                guarantee_timestamp=moment,
                 limit=count,
                 iterator="True",  # in the order of the keys, as the client's own iterator asks for them
                 reduce_stop_for_best="True",
             )
             try:
-                columns = self._query(request, timeout=self.timeout_seconds)
+                columns, session = self._query(request, timeout=self.timeout_seconds)
             except (MilvusException, grpc.RpcError) as error:
                 if count == 1 or not any(words in str(error) for words in _TOO_LARGE):
                     raise
                 count = max(1, count // SMALLER)  # of the next rows: those before them were small
                 continue
+            moment = moment or session
             keys = column(columns, "id") if columns else ()
             if not keys:
                 return
@@ -386,13 +389,13 @@ class Connection:
                 count = rows_that_fit(columns)
 
     @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
-    def _query(self, request: milvus_pb2.QueryRequest, *, timeout: float) -> Columns:
+    def _query(self, request: milvus_pb2.QueryRequest, *, timeout: float) -> tuple[Columns, int]:
+        """Columns, and the moment at which the server read them, where it says so; 0 where it does not."""
         answer = self._stub.Query(request, timeout=timeout)
         if Status.EMPTY_COLLECTION in {answer.status.code, answer.status.error_code}:
-            return ()  # how older servers say it
+            return (), 0  # how older servers say it
         check_status(answer.status)
-        columns: Columns = answer.fields_data
-        return columns
+        return answer.fields_data, int(answer.session_ts)
 
     def write_columns(self, collection: str, columns: Columns) -> int:
         """Upsert rows in this thread, and again for as long as one request may take; returns their count."""

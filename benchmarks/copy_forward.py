@@ -1,9 +1,9 @@
 """How fast unchanged rows go from one generation to the next: rows a second of 384 dimensions.
 
-    python benchmarks/copy_forward.py [--rows 20000] [--runs 5] [--lite]
+    python benchmarks/copy_forward.py [--rows 20000] [--runs 5] [--lite] [--transfer columns rows]
 
 Starts a Milvus server of its own on loopback (or uses a Milvus Lite file), fills a generation, and copies it as a night
-does, into a new one each time. Prints the median and the spread.
+does, into a new one each time. Prints the median and the spread. With two transfers, they take turns.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,22 +62,32 @@ async def fill(index: Index, rows: int, dim: int = DIM, words: int = WORDS) -> t
     return source, versions
 
 
-async def measure(uri: str, rows: int, runs: int) -> list[float]:
-    """Rows a second of each run; every copy is verified."""
-    rates = []
+async def measure(uri: str, rows: int, runs: int, transfers: Sequence[str]) -> dict[str, list[float]]:
+    """Rows a second of each run by transfer; every copy is verified."""
+    rates: dict[str, list[float]] = {transfer: [] for transfer in transfers}
     async with open_index(MilvusSettings(uri=uri), f"copy_{os.getpid()}") as index:
         source, versions = await fill(index, rows)
-        await index.connection.count(source.name)  # a strong read, as a night begins with
-        for _ in range(runs):
-            target = await index.create(FINGERPRINT, DIM, await index.generations(), datetime.now(UTC))
-            await index.connection.load(target.name)
-            started = time.monotonic()
-            copied = await index.contents.copy(source.name, target.name, versions)
-            rates.append(copied / (time.monotonic() - started))
-            await index.contents.verify(target.name, versions)
-            await index.drop(target)
+    for _ in range(runs):
+        for transfer in transfers:
+            settings = MilvusSettings.model_validate({"uri": uri, "transfer": transfer})
+            async with open_index(settings, f"copy_{os.getpid()}") as index:
+                rates[transfer].append(await copy_once(index, source, versions))
+    async with open_index(MilvusSettings(uri=uri), f"copy_{os.getpid()}") as index:
         await index.drop(source)
     return rates
+
+
+async def copy_once(index: Index, source: Generation, versions: dict[str, str]) -> float:
+    """Copy all rows into a new generation, verify it and drop it; rows a second of the copy alone."""
+    await index.connection.count(source.name)  # a strong read, as a night begins with
+    target = await index.create(FINGERPRINT, DIM, await index.generations(), datetime.now(UTC))
+    await index.connection.load(target.name)
+    started = time.monotonic()
+    copied = await index.contents.copy(source.name, target.name, versions)
+    seconds = time.monotonic() - started
+    await index.contents.verify(target.name, versions)
+    await index.drop(target)
+    return copied / seconds
 
 
 def main() -> None:
@@ -85,14 +96,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--lite", action="store_true", help="Milvus Lite instead of a server")
+    parser.add_argument("--transfer", nargs="+", choices=["columns", "rows"], default=["columns"])
     arguments = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         uri = str(folder / "copy.db") if arguments.lite else stack.enter_context(local_milvus(folder)).uri
-        rates = asyncio.run(measure(uri, arguments.rows, arguments.runs))
+        found = asyncio.run(measure(uri, arguments.rows, arguments.runs, arguments.transfer))
     kind = "Milvus Lite" if arguments.lite else "a Milvus server"
-    print(f"{arguments.rows} rows of {DIM} dimensions, {kind}: {statistics.median(rates):,.0f} rows/s", end=" ")
-    print(f"(median of {len(rates)}; {min(rates):,.0f} to {max(rates):,.0f})")
+    for transfer, rates in found.items():
+        print(f"{arguments.rows} rows of {DIM} dimensions, {kind}, as {transfer}:", end=" ")
+        print(
+            f"{statistics.median(rates):,.0f} rows/s (median of {len(rates)}; {min(rates):,.0f} to {max(rates):,.0f})"
+        )
 
 
 if __name__ == "__main__":

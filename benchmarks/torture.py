@@ -1,10 +1,11 @@
 """Nights killed at random moments, at named points, and with five random faults each, against a model of the rows.
 
-    python benchmarks/torture.py [--kills 200] [--on lite server] [--seed N] [--uri http://127.0.0.1:19530]
-                                 [--update in_place]
+    python benchmarks/torture.py [--kills 200] [--on lite server 2.5.27 2.6.16 3.0.0] [--seed N]
+                                 [--uri http://127.0.0.1:19530] [--update in_place]
 
-The kills are dealt out over Milvus Lite and a Milvus server (one of its own, unless there is an address). Prints what
-happened. Where the index is ever not what the model says, it says so with the seed that replays it, and exits with 1.
+The kills are dealt out over Milvus Lite, a Milvus server (one of its own, unless there is an address), and that server
+behind the twin of each newer version (tests/twin). Prints what happened. Where the index is ever not what the model
+says, it says so with the seed that replays it, and exits with 1.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from tests.torture.checker import TortureFailed
 from tests.torture.child import start_fork_server
 from tests.torture.points import FIRST_NIGHT_POINTS, GROUPS, IN_PLACE_POINTS
 from tests.torture.setting import Setting
+from tests.twin import VERSIONS, Twin
 
 FAULTY_NIGHTS_A_KILL = 0.2
 """Nights with five random faults, for each night that is killed at random."""
@@ -45,6 +47,19 @@ def milvus(uri: str | None, folder: Path) -> Iterator[str]:
         return
     with local_milvus(folder) as server:
         yield server.uri
+
+
+@contextlib.contextmanager
+def address_of(kind: str, server: str) -> Iterator[str]:
+    """Where a torture of this kind takes place: a file, the server, or the server behind the twin of a version."""
+    if kind not in VERSIONS:
+        yield "index.db" if kind == "lite" else server
+        return
+    twin = Twin(server, kind)
+    try:
+        yield twin.uri
+    finally:
+        twin.stop()
 
 
 def one_torture(setting: Setting, seed: int, kills: int) -> None:
@@ -67,7 +82,8 @@ def main() -> int:
     """Run the torture; exit code 1 where it found anything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--on", nargs="+", choices=["lite", "server"], default=["lite", "server"])
+    kinds = ["lite", "server", *VERSIONS]
+    parser.add_argument("--on", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
     parser.add_argument("--uri", help="a Milvus server; its collections torture_* are left behind")
     parser.add_argument("--update", choices=["generation", "in_place"], default="generation")
@@ -79,8 +95,10 @@ def main() -> int:
         kills = arguments.kills // len(arguments.on)
         try:
             for kind in arguments.on:
-                address, alias = "index.db" if kind == "lite" else uri, f"torture_{kind}_{os.getpid()}"
-                one_torture(Setting(Path(name, kind), address, api, alias, arguments.update), arguments.seed, kills)
+                alias = f"torture_{kind.replace('.', '_')}_{os.getpid()}"
+                with address_of(kind, uri) as address:
+                    setting = Setting(Path(name, kind), address, api, alias, arguments.update)
+                    one_torture(setting, arguments.seed, kills)
         except TortureFailed as error:
             print(f"{error}\nreplay: {shlex.join(sys.argv)} --seed {arguments.seed}")
             return 1

@@ -107,7 +107,7 @@ async def _lines(
 ) -> AsyncIterator[Line]:
     for kind in pools:
         yield await _pool(client, kind, templates.get(kind))
-    for name in dict.fromkeys(lease_name(corpus) for corpus in corpora if not corpus.milvus.is_lite):
+    for name in dict.fromkeys(lease_name(corpus) for corpus in corpora if not corpus.milvus.file):
         yield Line("concurrency limit", name, "created" if await make_limit(client, name) else "already there")
     for name in dict.fromkeys(name for corpus in corpora for name in _secret_names(corpus)):
         yield await _secret(name)

@@ -92,8 +92,8 @@ async def _disk(corpus: Corpus) -> str:
 def _folders(corpus: Corpus) -> Iterator[Path]:
     """Where a night writes, or where the folder will be made: downloads, reports, the index of a Milvus Lite file."""
     wanted = [Path(tempfile.gettempdir()), corpus.reports]
-    if corpus.milvus.is_lite:
-        wanted.append(Path(corpus.milvus.uri).parent)
+    if corpus.milvus.file:
+        wanted.append(corpus.milvus.file.parent)
     for folder in wanted:
         yield next(parent for parent in (folder, *folder.parents) if parent.exists())
 
@@ -142,15 +142,28 @@ async def _milvus(corpus: Corpus) -> str:
     async with open_index(corpus.milvus, corpus.name, token, retrieval=corpus.retrieval) as index:
         if index.connection.is_absent:
             return f"{corpus.milvus.uri} does not exist yet; the first night creates it"
+        does = index.connection.capabilities
         generations = await index.generations()
         live = next((generation for generation in generations if generation.live), None)
-        says = f"{corpus.milvus.uri}: version {await index.connection.version()}, {len(generations)} generations"
+        says = f"{corpus.milvus.place}: {does.says}, {len(generations)} generations"
         says += f", live: {live.name if live else 'none'}"
         if live:
             says += f", {await _health(index, live)}"
+        says += "".join(f"; {problem}" for problem in [*does.problems, *await _room(index)])
     if token and urlsplit(corpus.milvus.uri).scheme == "http" and urlsplit(corpus.milvus.uri).hostname not in LOOPBACK:
         says += "; the token crosses the network in the clear: switch TLS on there, and write https://"
     return says
+
+
+async def _room(index: Index) -> list[str]:
+    """Whether the plan of a cluster takes the collections that a night has at once, in words."""
+    plans = index.connection.capabilities.collections_of_plans
+    if not plans:
+        return []
+    client = index.connection.client
+    present = len(await index.connection.call(client.list_collections))
+    takes = ", ".join(f"{plan} {count}" for plan, count in plans.items())
+    return [f"it holds {present} collections, and a night needs one more; plans take so many: {takes}"]
 
 
 async def _health(index: Index, live: Generation) -> str:

@@ -134,7 +134,7 @@ async def _pools(client: PrefectClient, deployments: list[DeploymentResponse]) -
 
 
 async def _limits(client: PrefectClient, corpus: Corpus) -> str:
-    if corpus.milvus.is_lite:
+    if corpus.milvus.file:
         return "none needed: the file of the index is locked by the night that writes to it"
     name = lease_name(corpus)
     try:

@@ -2,22 +2,24 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
 
 from nightloom.audit import NAMED_DOCUMENTS, Audit, audit, count_expected, named, read_heads
-from nightloom.columns import Columns, in_requests, select, wanted
+from nightloom.batches import Batch, Row, in_requests, wanted
 from nightloom.corpus import IndexSettings
-from nightloom.errors import IndexInconsistent, IndexTaken
-from nightloom.generations import HELD, WHOLE, WRITER
+from nightloom.errors import IndexInconsistent, IndexTaken, IndexUnavailable
+from nightloom.generations import HELD, NONCE, WHOLE, WRITER
 from nightloom.heads import Head, rows_of, versions_of
 from nightloom.keywords import Keywords
-from nightloom.milvus import Connection
+from nightloom.milvus import Connection, Snapshot
 from nightloom.reranking import Reranker
 from nightloom.retrieval import LEG_NODES, Question, Ranking
 from nightloom.rows import (
@@ -27,7 +29,6 @@ from nightloom.rows import (
     NOT_HEADS,
     REQUEST_BYTES,
     Hit,
-    Row,
     among,
     beyond,
     checked_node_id,
@@ -43,6 +44,8 @@ from nightloom.vectors import Vectors
 WRITES_IN_FLIGHT = 3
 LEAST_ROWS = 250
 """Of one write, where there are more: each asks for the claim, and costs a request."""
+FRESH_READS = 5
+"""Times that properties are written and read back until they are those that were written."""
 SEALED_ROWS = 5_000
 """From so many on, a server's searches gain from sealed rows; on Milvus Lite, from one."""
 
@@ -81,9 +84,15 @@ class Contents:
         self.keywords = keywords
         self.reranker = reranker
         self.writer = uuid4().hex
-        # Milvus Lite is not safe under concurrent writers; a server is.
-        self._writers_count = 1 if connection.settings.is_lite else WRITES_IN_FLIGHT
-        self._writers = asyncio.Semaphore(self._writers_count)
+        self._refreshing = threading.Lock()
+
+    @property
+    def _writers_count(self) -> int:
+        return WRITES_IN_FLIGHT if self.connection.capabilities.takes_concurrent_writers else 1
+
+    @cached_property
+    def _writers(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._writers_count)
 
     async def claim(self, collection: str) -> None:
         """Be the one who writes; a night that wrote before stops, and what it found to be whole is so no more."""
@@ -96,11 +105,34 @@ class Contents:
         Raises:
             IndexTaken: Another night has.
         """
-        await self.connection.call(lambda: self._check_claim(collection))
+        await self.connection.call(lambda: self._check_claim(collection, now=True))
 
-    def _check_claim(self, collection: str) -> None:
-        if self.connection.properties(collection).get(WRITER) != self.writer:
+    def _check_claim(self, collection: str, *, now: bool = False) -> None:
+        """Check it in this thread.
+
+        Args:
+            collection: Physical name.
+            now: Whether it must be as it is at this moment, where Milvus may answer as it was a moment ago: right
+                before what commits.
+        """
+        asks = now and self.connection.capabilities.describes_from_cache
+        kept = self._fresh_properties(collection) if asks else self.connection.properties(collection)
+        if kept.get(WRITER) != self.writer:
             raise IndexTaken(f"another night has taken up {collection}, and goes on with it; this one stops writing")
+
+    def _fresh_properties(self, collection: str) -> Mapping[str, str]:
+        """What is kept with a collection, and no older answer from a cache: it holds what was just written."""
+        for _ in range(FRESH_READS):
+            with self._refreshing:  # other shards of this night would read back each other's
+                nonce = uuid4().hex
+                self.connection.set_properties(collection, {NONCE: nonce})
+                found = self.connection.properties(collection)
+            if found.get(NONCE) == nonce:
+                return found
+        raise IndexUnavailable(
+            f"the properties of {collection} were read back {FRESH_READS} times as they were before; is another night"
+            " writing to it?"
+        )
 
     async def dim(self, collection: str) -> int:
         """Dimensions of a generation's embeddings."""
@@ -169,13 +201,14 @@ class Contents:
         return {row["id"]: row["text"] for row in await self._rows(collection, conditions, ("text",))}
 
     async def _rows(self, collection: str, conditions: Sequence[str], fields: Sequence[str]) -> list[Row]:
-        """Rows that meet one of the conditions, as the last strong read left them."""
+        """Rows that meet one of the conditions, all of one snapshot, as the last strong read left them."""
 
         def read() -> list[Row]:
+            snapshot = Snapshot()
             return [
                 row
                 for condition in conditions
-                for batch in self.connection.scan(collection, condition, fields)
+                for batch in self.connection.scan(collection, condition, fields, snapshot=snapshot)
                 for row in batch
             ]
 
@@ -251,6 +284,7 @@ class Contents:
         await self._add(collection, [pair for pair in pairs if pair[0].position])
         if trim:
             await self._delete(collection, [beyond(dict(part)) for part in parts(list(trim.items()))])
+        await self.check_claim(collection)
         await self._add(collection, [pair for pair in pairs if not pair[0].position])
         return len(pairs)
 
@@ -320,20 +354,22 @@ class Contents:
         if not versions:
             return 0
         await self.connection.load(source)
-        others = await self.connection.call(lambda: self._copy(source, target, NOT_HEADS, versions))
-        return others + await self.connection.call(lambda: self._copy(source, target, HEADS, versions))
+        snapshot = Snapshot()
+        others = await self.connection.call(lambda: self._copy(source, target, NOT_HEADS, versions, snapshot))
+        await self.check_claim(target)
+        return others + await self.connection.call(lambda: self._copy(source, target, HEADS, versions, snapshot))
 
-    def _copy(self, source: str, target: str, part: str, versions: Mapping[str, str]) -> int:
+    def _copy(self, source: str, target: str, part: str, versions: Mapping[str, str], snapshot: Snapshot) -> int:
         """Read in this thread while others write: memory is bounded by the batches in flight."""
         rows, writing = 0, set[Future[int]]()
 
-        def write(request: Columns) -> int:
+        def write(request: Batch) -> int:
             self._check_claim(target)
-            return self.connection.write_columns(target, request)
+            return self.connection.write(target, request)
 
         with ThreadPoolExecutor(self._writers_count) as pool:
-            for batch in self.connection.read_columns(source, part):
-                for request in in_requests(select(batch, wanted(batch, versions)), REQUEST_BYTES):
+            for batch in self.connection.read_batches(source, part, snapshot=snapshot):
+                for request in in_requests(batch.select(wanted(batch, versions)), REQUEST_BYTES):
                     if len(writing) == self._writers_count:
                         done, writing = wait(writing, return_when=FIRST_COMPLETED)
                         rows += sum(future.result() for future in done)
@@ -358,18 +394,22 @@ class Contents:
             settings: What the corpus file wants.
             may_rebuild: Whether nobody reads the collection yet.
         """
-        is_lite = self.connection.settings.is_lite
+        does = self.connection.capabilities
         rows = await self.connection.count(collection)
-        wanted = fitting(settings, rows, is_lite=is_lite)
+        wanted = fitting(settings, rows, does)
         kind = await self.connection.index_kind(collection)
         rebuilds = may_rebuild and kind != wanted.kind  # and only what is sealed is indexed
-        waits = rebuilds or is_lite
+        waits = rebuilds or does.reads_need_flush
         if waits or (may_rebuild and rows >= SEALED_ROWS):
             await self.connection.flush(collection, wait=waits)
         if rebuilds:
             await self.connection.rebuild_index(collection, wanted)
         if waits:
             rows = await self.connection.count(collection)
+        if does.only_autoindex and settings.type not in {"auto", wanted.kind}:
+            return Sealed(
+                rows, f"index.type: {does.kind} has {wanted.kind} alone, and takes no {settings.type}; remove the key"
+            )
         if rebuilds or kind == wanted.kind:
             return Sealed(rows)
         return Sealed(
@@ -380,6 +420,8 @@ class Contents:
 
     async def is_exact(self, collection: str) -> bool:
         """Whether the index over the vectors compares a question with every one of them."""
+        if self.connection.capabilities.only_autoindex:  # which says what was asked for, and builds something else
+            return False
         return await self.connection.index_kind(collection) == "FLAT"
 
     async def measure_index_recall(self, collection: str, questions: Sequence[Question], limit: int = 10) -> float:

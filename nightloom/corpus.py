@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import (
     AfterValidator,
@@ -457,7 +457,13 @@ class MilvusSettings(Section):
     uri: str = Field(
         "data/nightloom.db",
         title="Address",
-        description="A Milvus Lite file (*.db), or http(s)://host:19530.",
+        description="A Milvus Lite file (*.db), or http(s)://host:19530; without a port, https means 443.",
+    )
+    database: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)] | None = Field(
+        None,
+        title="Database",
+        description="Of the server, which must have it; a path at the end of the address means the same. Default: its"
+        " own default.",
     )
     token_block: str | None = Field(
         None, title="Token block", description="Name of the Prefect Secret block that holds the token."
@@ -468,7 +474,28 @@ class MilvusSettings(Section):
         description="PEM file of the authority that signed the certificate of https://. Default: those known to all.",
     )
     metric: Literal["COSINE", "IP", "L2"] = Field("COSINE", title="Metric", description="How vectors are compared.")
+    transfer: Literal["auto", "columns", "rows"] = Field(
+        "auto",
+        title="Transfer",
+        description="How rows are read and written. columns: by parts of pymilvus that are not public, which is faster."
+        " rows: by its public functions alone. auto: columns, or rows where this pymilvus has moved those parts.",
+    )
     timeout_seconds: float = Field(60, gt=0, title="Timeout", description="Limit in seconds for one request.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _database_of_path(cls, given: Any) -> Any:
+        """Take a database out of the address, where pymilvus looks for one, too: it has one place from here on."""
+        uri = given.get("uri") if isinstance(given, dict) else None
+        if not (isinstance(uri, str) and uri.startswith(("http://", "https://"))):
+            return given
+        parts = urlsplit(uri)
+        path = parts.path.strip("/")
+        database = given.get("database")
+        if path and database is not None and database != path:
+            raise ValueError(f'uri names the database {path!r}, and database = "{database}"; keep one of them')
+        whole = urlunsplit((parts.scheme, parts.netloc, "", parts.query, parts.fragment))
+        return {**given, "uri": whole, "database": path or database}
 
     @field_validator("uri")
     @classmethod
@@ -482,15 +509,26 @@ class MilvusSettings(Section):
             raise ValueError("this is neither a file that ends in .db nor an http:// or https:// address")
         return uri
 
+    @model_validator(mode="after")
+    def _only_servers_have_databases(self) -> Self:
+        if self.file and self.database:
+            raise ValueError("database is for servers, not for a Milvus Lite file; remove it")
+        return self
+
     @property
     def secret(self) -> SecretPlace:
         """Where the token may stand: "user:password", or an API key."""
         return SecretPlace((MILVUS_TOKEN,), self.token_block, "milvus.token_block")
 
     @property
-    def is_lite(self) -> bool:
-        """Whether this is a Milvus Lite file: one process, one writer."""
-        return not self.uri.startswith("http")
+    def file(self) -> Path | None:
+        """The file of a Milvus Lite, which one process at a time has open; None for a server."""
+        return None if self.uri.startswith("http") else Path(self.uri)
+
+    @property
+    def place(self) -> str:
+        """Where the index is, in messages: the address, and the database where one is named."""
+        return f"{self.uri}/{self.database}" if self.database else self.uri
 
 
 class IndexSettings(Section):

@@ -236,8 +236,8 @@ def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:
     sources = tuple(located(source) for source in corpus.sources)
     updates: dict[str, Any] = {"sources": sources, "reports": absolute(corpus.reports)}
     milvus: dict[str, Any] = {"ca_file": absolute(corpus.milvus.ca_file)}
-    if corpus.milvus.is_lite:
-        milvus["uri"] = str(absolute(Path(corpus.milvus.uri)))
+    if corpus.milvus.file:
+        milvus["uri"] = str(absolute(corpus.milvus.file))
     updates["milvus"] = corpus.milvus.model_copy(update=milvus)
     if corpus.evaluation:
         files = {key: absolute(getattr(corpus.evaluation, key)) for key in ("queries", "qrels", "folder")}

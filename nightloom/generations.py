@@ -22,6 +22,8 @@ EVALUATION = f"{PROPERTY}evaluation"
 SCORES = f"{PROPERTY}scores"
 HISTORY = f"{PROPERTY}history"
 FINISHED = f"{PROPERTY}finished"
+NONCE = f"{PROPERTY}nonce"
+"""Another value each time: Milvus's proxies forget what they know of a collection whose properties change."""
 
 
 @dataclass(frozen=True, slots=True)

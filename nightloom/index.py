@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from heapq import nsmallest
 from typing import Any
+from uuid import uuid4
 
 from pydantic import SecretStr
 
@@ -20,6 +22,7 @@ from nightloom.generations import (
     FINISHED,
     HELD,
     HISTORY,
+    NONCE,
     OVERRULED,
     PROMOTED,
     PROOF,
@@ -99,9 +102,11 @@ class Index:
         return sorted(found, key=lambda generation: generation.created)
 
     def _alias_target(self) -> str | None:
-        if self.alias not in self.connection.client.list_aliases()["aliases"]:
+        """The collection that the alias names; its collections are asked, as DescribeAlias knows no database in 2.3."""
+        if self.alias not in self.connection.aliases():
             return None
-        return str(self.connection.client.describe_alias(self.alias)["collection_name"])
+        ours_first = sorted(self.connection.client.list_collections(), key=lambda name: not name.startswith(self.alias))
+        return next((name for name in ours_first if self.alias in self.connection.aliases(name)), None)
 
     def _describe(self, name: str) -> Generation | None:
         parsed = parse_name(name)
@@ -183,8 +188,10 @@ class Index:
     async def promote(self, collection: str, proof: Mapping[str, str | None], *, instead_of: str | None) -> None:
         """Let the alias name a generation, and prove by reads through the alias that it does.
 
-        An alter_alias can stick: the server goes on answering from the old collection, and the same call made again
-        heals it. So this switches and reads until the reads agree, and keeps with the generation what was read.
+        An alter_alias can stick: the server goes on answering from the old collection, until the alias changes again.
+        So this switches and reads until the reads agree, and keeps with the generation what was read. To change it
+        again it leads through another generation that readers have seen, as a server from 2.6.6 on does nothing where
+        the alias names the collection already; both are whole, so that no reader sees anything wrong in between.
 
         Args:
             collection: Physical name, whose rows were counted after the last write; it is loaded first.
@@ -196,11 +203,13 @@ class Index:
             IndexTaken: Readers see yet another one: a later night or a rollback came first, and stays.
             IndexInconsistent: The reads never agreed.
         """
-        for _ in range(PROOFS):
-            await self.connection.load(collection, again=True)  # of one that is not loaded, readers get errors
-            is_new = await self.connection.call(lambda: self._switch(collection, instead_of))
-            times = 1 if is_new or self.connection.settings.is_lite else PROOF_READS
-            if await self.reads_as(proof, times=times, strong=False):
+        for attempt in range(PROOFS):
+            detour = await self._detour(collection, instead_of) if attempt else None
+            for name in filter(None, (collection, detour)):
+                await self.connection.load(name, again=True)  # of one that is not loaded, readers get errors
+            is_new = await self.connection.call(partial(self._switch, collection, instead_of, detour))
+            times = PROOF_READS if self.connection.capabilities.switches_stick and not is_new else 1
+            if await self.reads_as(proof, times=times, after=collection):
                 break
             await asyncio.sleep(PROOF_PAUSE_SECONDS)
         else:
@@ -210,8 +219,28 @@ class Index:
             )
         await self._keep(collection, {PROOF: json.dumps(list(proof))})
 
-    def _switch(self, collection: str, instead_of: str | None) -> bool:
-        """Whether there was no alias yet, and so no other collection that the server could go on answering from."""
+    async def _detour(self, collection: str, instead_of: str | None) -> str | None:
+        """Another generation that readers may see for a moment; None where there is none.
+
+        It is the one that they see now, or an earlier one that they have seen: whole, and of the same fingerprint.
+        """
+        generations = {one.name: one for one in await self.generations()}
+        if instead_of in generations and instead_of != collection:
+            return instead_of
+        mine = generations[collection]
+        seen = [
+            one
+            for one in generations.values()
+            if one.promoted and one.fingerprint == mine.fingerprint and one.created < mine.created
+        ]
+        return max(seen, key=lambda one: one.created).name if seen else None
+
+    def _switch(self, collection: str, instead_of: str | None, detour: str | None) -> bool:
+        """Let the alias name a collection, in this thread.
+
+        Returns:
+            Whether there was no alias yet, and so no other collection that the server could go on answering from.
+        """
         target = self._alias_target()
         if target not in {collection, instead_of} and target in self.connection.client.list_collections():
             raise IndexTaken(
@@ -220,24 +249,28 @@ class Index:
             )
         if target is None:
             self.connection.client.create_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
-        else:
-            self.connection.client.alter_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
-        return target is None
+            return True
+        if target == collection and detour:
+            self.connection.client.alter_alias(detour, self.alias, timeout=self.connection.timeout_seconds)
+        elif target == collection:
+            self.connection.set_properties(collection, {NONCE: uuid4().hex})  # caches forget its aliases then
+        self.connection.client.alter_alias(collection, self.alias, timeout=self.connection.timeout_seconds)
+        return False
 
-    async def reads_as(self, proof: Mapping[str, str | None], *, times: int = 1, strong: bool = True) -> bool:
-        """Whether reads through the alias agree with a proof, so many times one after the other."""
+    async def reads_as(self, proof: Mapping[str, str | None], *, times: int = 1, after: str = "") -> bool:
+        """Whether reads through the alias agree with a proof, so many times one after the other; `after` as `seen`."""
         for at in range(times):
             await asyncio.sleep(PROOF_PAUSE_SECONDS if at else 0)
-            if not agrees(await self.seen(proof, strong=strong), proof):
+            if not agrees(await self.seen(proof, after=after), proof):
                 return False
         return True
 
-    async def seen(self, documents: Collection[str], *, strong: bool = True, by: int = 0) -> Mapping[str, str] | None:
+    async def seen(self, documents: Collection[str], *, after: str = "", by: int = 0) -> Mapping[str, str] | None:
         """Versions of a few documents as readers find them through the alias.
 
         Args:
             documents: Their ids.
-            strong: Whether every write before must be seen; after a strong read of the rows there is none to wait for.
+            after: The collection whose last strong read is all that must be seen; "" to see every write before.
             by: As `Connection.count`, for a strong read.
 
         Returns:
@@ -247,7 +280,7 @@ class Index:
             return await self.connection.call(
                 lambda: self._seen(
                     documents,
-                    self.connection.strong(by) if strong else {"consistency_level": "Bounded"},
+                    self.connection.after_count(after) if after else self.connection.strong(by),
                 )
             )
         except (IndexUnavailable, IndexRefused):
@@ -272,7 +305,7 @@ class Index:
         """
 
         def drop() -> bool:
-            if self.connection.client.list_aliases(generation.name)["aliases"]:
+            if self.connection.aliases(generation.name):
                 return False
             self.connection.client.drop_collection(generation.name, timeout=self.connection.timeout_seconds)
             return True
@@ -329,5 +362,5 @@ async def open_index(
     async with open_connection(settings, token) as connection:
         connection.search_given = vectors.search if vectors else {}
         if retrieval and retrieval.mode == "hybrid":
-            await connection.check_bm25()
+            connection.check_bm25()
         yield Index(connection, alias, retrieval)

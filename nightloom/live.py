@@ -113,7 +113,7 @@ async def open_live(corpus: Corpus, token: SecretStr | None) -> AsyncIterator[tu
         live = next((generation for generation in await index.generations() if generation.live), None)
         if live is None:
             raise IndexInputError(
-                f"{corpus.milvus.uri}: no index named {corpus.name!r} yet; build it with `nightloom run`"
+                f"{corpus.milvus.place}: no index named {corpus.name!r} yet; build it with `nightloom run`"
             )
         yield index, live
 

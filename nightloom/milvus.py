@@ -1,38 +1,33 @@
-"""The connection to Milvus: calls, their errors in our words, and what the two kinds of Milvus need apart.
+"""The connection to Milvus: what is asked of it in calls of pymilvus, with their errors in our words.
 
-The only module that imports pymilvus; `nightloom.index` says what is asked of the connection.
+`nightloom.index` and `nightloom.contents` say what is asked; `nightloom.capabilities` says what this Milvus does.
 """
 
 import asyncio
 import json
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-import numpy as np
 from pydantic import SecretStr
 from pymilvus import AnnSearchRequest, DataType, Function, FunctionType, MilvusClient, MilvusException, RRFRanker
-from pymilvus import exceptions as milvus_errors
-from pymilvus.client.prepare import Prepare
-from pymilvus.client.types import ConsistencyLevel, Status
-from pymilvus.client.utils import check_status
-from pymilvus.decorators import retry_on_rpc_failure
-from pymilvus.grpc_gen import milvus_pb2
-from pymilvus.grpc_gen.schema_pb2 import FieldData
-from pymilvus.settings import Config
 
-from nightloom.columns import Columns, column, in_requests, rows_in, set_vectors, size_of
+from nightloom.batches import Batch, Row, Transfer, in_requests
+from nightloom.capabilities import LITE, Capabilities, of_server
+from nightloom.column_transfer import ColumnTransfer, PrivatePartsMoved
 from nightloom.corpus import MilvusSettings, Parameter
-from nightloom.errors import IndexInputError, IndexRefused, IndexUnavailable
-from nightloom.milvus_address import CONNECT_SECONDS, check_address, speaks_tls
+from nightloom.errors import IndexInputError
+from nightloom.milvus_client import arguments, check_database, connect, release_lite
+from nightloom.milvus_errors import is_too_large, translated, translating
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
-from nightloom.rows import FIRST_ROWS, KEYWORDS, READ_BYTES, READ_ROWS, REQUEST_BYTES, SPARSE, Row
-from nightloom.vector_index import VectorIndex, search_parameters
+from nightloom.row_transfer import RowTransfer
+from nightloom.rows import FIRST_ROWS, KEYWORDS, READ_BYTES, READ_ROWS, REQUEST_BYTES, SPARSE, parts
+from nightloom.vector_index import AUTOINDEX, VectorIndex, first_index, search_parameters
 from nightloom.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -41,46 +36,29 @@ if TYPE_CHECKING:
     from pymilvus.milvus_client import IndexParams
 
 Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
 
 MAX_VARCHAR_BYTES = 65_535
 TEXTS = {"doc_id": 64, "text": MAX_VARCHAR_BYTES, "document_id": 64, "version": 64, "uri": MAX_VARCHAR_BYTES}
 """Fields of text that every generation has beside the primary key, and how many bytes each takes."""
 NUMBERS = ("position", "total")
-BM25_SINCE = (2, 5)
-"""The first version of the server that makes sparse vectors of texts."""
 BUILD_SECONDS = 7_200
 """For an index over millions of vectors."""
 LOAD_SECONDS = 600
 """For a collection to be ready for reads: the server reads all of it first."""
-NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
-"""Milvus Lite cuts off a client that asks every 10 s whether it is there, as pymilvus does in long pauses."""
-
-_TRANSIENT_ERRORS = (
-    milvus_errors.ConnectError,
-    milvus_errors.ConnectionNotExistException,
-    milvus_errors.MilvusUnavailableException,
-    milvus_errors.SchemaMismatchRetryableException,
-)
-"""Of the kinds of errors that pymilvus raises by itself, those that a retry can mend; the others are mistakes."""
-_PERMANENT_CODES = frozenset({100, 1100, 1101, 1600, 1601, 1602, 1700})
-"""Codes of errors that no retry mends: of collection, parameter, alias and field (Milvus, pkg/merr/errors.go)."""
-_PERMANENT_WORDS = ("not a number or infinity", "exceeds max length", "exceeds the maximum length")
-"""Of messages that come with the code for anything unexpected, which a retry can mend at other times."""
-_TOO_LARGE = ("exceed the limit size", "exceed the maxOutputSize", "larger than max")
-"""Of messages that refuse an answer for its bytes: by segment, by query node, by what one message may hold."""
 SMALLER = 8
-_CHECK_TOKEN = "check the user and the password in NIGHTLOOM_MILVUS_TOKEN (user:password), or in milvus.token_block"  # noqa: S105
-_NO_ACCESS = {
-    grpc.StatusCode.UNAUTHENTICATED: _CHECK_TOKEN,
-    grpc.StatusCode.PERMISSION_DENIED: "its role may not do this: take a user that may (see docs/security.md)",
-}
-"""What to do where Milvus lets a user not in, or not do something."""
+"""Factor by which a page becomes smaller that is refused for its size."""
 
-Config.WaitTimeDurationWhenLoad = 0.05
-"""Between two questions whether a collection is loaded: of its own 0.2 s, a small night would sleep most away."""
 
-# Its error log repeats, with a traceback, what it raises anyway.
-logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+@dataclass
+class Snapshot:
+    """A moment of a collection at which several scans read.
+
+    Attributes:
+        moment: Time of the server; 0 until the first page was read, and for a Milvus that does not say it.
+    """
+
+    moment: int = 0
 
 
 class Connection:
@@ -103,12 +81,13 @@ class Connection:
         self._loaded: set[str] = set()
         self._fields: dict[str, frozenset[str]] = {}
         self._kinds: dict[str, str] = {}
+        self._seen: dict[str, int] = {}
         self.search_given: Mapping[str, Parameter] = {}
 
     @property
     def is_absent(self) -> bool:
         """Whether nothing was ever written: a Milvus Lite file that does not exist, and is not created by looking."""
-        return self.settings.is_lite and not Path(self.settings.uri).exists()
+        return self.settings.file is not None and not self.settings.file.exists()
 
     @property
     def timeout_seconds(self) -> float:
@@ -123,8 +102,49 @@ class Connection:
             IndexInputError: Milvus cannot be opened.
         """
         if self._opened is None:
-            self._opened = _connect(self.settings, self._token)
+            self._opened = connect(self.settings, self._token)
         return self._opened
+
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """What this Milvus does; a server is asked for its version, in this thread.
+
+        Raises:
+            IndexInputError: It cannot be opened.
+        """
+        if self.settings.file:
+            return LITE
+        # As it says when a client opens it: Zilliz Cloud gives no version to who only asks for that.
+        found = self.client.get_server_version(timeout=self.timeout_seconds, detail=True)
+        return of_server(self.settings.uri, str(found["version"]))
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        """What carries rows, as milvus.transfer says.
+
+        Raises:
+            IndexInputError: It says "columns", and this version of pymilvus has moved what carries them.
+        """
+        public = RowTransfer(self.client, left_out=SPARSE, timeout_seconds=self.timeout_seconds)
+        if self.settings.transfer == "rows":
+            return public
+        try:
+            return ColumnTransfer(
+                self.client,
+                database=self.settings.database or "",
+                texts=("id", *TEXTS, KEYWORDS),
+                numbers=NUMBERS,
+                left_out=SPARSE,
+                timeout_seconds=self.timeout_seconds,
+            )
+        except PrivatePartsMoved as moved:
+            if self.settings.transfer == "auto":
+                _log.warning("rows go by public functions, which is slower: this pymilvus has moved others: %s", moved)
+                return public
+            raise IndexInputError(
+                f'milvus.transfer: "columns" needs parts that this version of pymilvus does not have: {moved};'
+                ' take the version of the lock file, or "rows"'
+            ) from None
 
     async def call(self, function: Callable[[], Result]) -> Result:
         """Run calls of the synchronous client in a thread, their errors translated."""
@@ -155,7 +175,7 @@ class Connection:
         present = self.client.list_indexes(collection)
         wanted = {"embedding", SPARSE} & self._field_names(collection)
         if missing := wanted - set(present):
-            indexes = self._indexes(missing, VectorIndex("FLAT"))
+            indexes = self._indexes(missing, first_index(self.capabilities))
             # To wait for them, the client would sleep half a second for each, however few rows there are.
             self.client.create_index(collection, indexes, timeout=self.timeout_seconds, sync=False)
 
@@ -171,7 +191,11 @@ class Connection:
             )
         if SPARSE in fields:
             indexes.add_index(
-                SPARSE, index_name=SPARSE, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25", params=BM25
+                SPARSE,
+                index_name=SPARSE,
+                index_type=AUTOINDEX if self.capabilities.only_autoindex else "SPARSE_INVERTED_INDEX",
+                metric_type="BM25",
+                params={} if self.capabilities.only_autoindex else BM25,
             )
         return indexes
 
@@ -229,8 +253,15 @@ class Connection:
             collection: Its name.
             by: Time of the server, where it is enough to see what was written by then: see `strong`.
         """
+
+        def count() -> int:
+            moment = by or (self.time() if self.capabilities.strong_reads_wait else 0)
+            rows = self.count_now(collection, by=moment)
+            self._seen[collection] = moment
+            return rows
+
         await self.load(collection)
-        return await self.call(lambda: self.count_now(collection, by=by))
+        return await self.call(count)
 
     def count_now(self, collection: str, condition: str = "", *, by: int = 0) -> int:
         """The same for rows that meet a condition, in this thread."""
@@ -246,27 +277,42 @@ class Connection:
     def strong(self, by: int = 0) -> dict[str, Any]:
         """What a query is given so that it sees every write before it, or every one by a time of the server.
 
-        Milvus answers once the ticks of its clock have passed the time that must be seen, and they are up to 0.4 s
+        Where Milvus answers once the ticks of its clock have passed the time that must be seen, they are up to 0.4 s
         late: who asks for no more than is needed waits less. A time of the server is later than that of every write
         before it, whatever the clocks show.
         """
-        return {"consistency_level": "Customized", "guarantee_timestamp": by} if by else {"consistency_level": "Strong"}
+        if by and self.capabilities.strong_reads_wait:
+            return {"consistency_level": "Customized", "guarantee_timestamp": by}
+        return {"consistency_level": "Strong"}
+
+    def after_count(self, collection: str) -> dict[str, Any]:
+        """What a query is given so that it sees what the last `count` of a collection saw, of whatever replica."""
+        if collection in self._seen:
+            return self.strong(self._seen[collection])
+        return {"consistency_level": "Bounded"}
 
     def open(self) -> None:
-        """Open the client, and take the server's time; in this thread.
+        """Open the client, ask what this Milvus does, and take the server's time; in this thread.
 
         Raises:
             IndexInputError: Milvus cannot be opened.
         """
-        _ = self.client
+        _ = self.capabilities
+        check_database(self.settings, self.client)
         self.opened_at = self.time()
 
     def time(self) -> int:
         """The server's time, which is later than that of every write before, in this thread; 0 where it is not told."""
-        if not self.settings.is_lite:
+        if self.capabilities.gives_timestamps:
             with suppress(MilvusException, grpc.RpcError):  # not by this server, or not to this user
-                return int(self.client._get_connection().alloc_timestamp(timeout=CONNECT_SECONDS))  # noqa: SLF001  no public way
+                return self.transfer.time()
         return 0
+
+    def aliases(self, collection: str = "") -> list[str]:
+        """The aliases of a collection, or of all, in this thread."""
+        # By the request, too: Milvus 2.3 reads the database of this one from nowhere else.
+        database = self.settings.database or ""
+        return list(self.client.list_aliases(collection, timeout=self.timeout_seconds, db_name=database)["aliases"])
 
     def properties(self, collection: str) -> dict[str, str]:
         """What is kept with a collection, in this thread."""
@@ -277,7 +323,14 @@ class Connection:
         """Keep something with a collection, in this thread."""
         self.client.alter_collection_properties(collection, dict(properties), timeout=self.timeout_seconds)
 
-    def scan(self, collection: str, condition: str, fields: Sequence[str], batch_rows: int = 0) -> Iterator[list[Row]]:
+    def scan(
+        self,
+        collection: str,
+        condition: str,
+        fields: Sequence[str],
+        batch_rows: int = 0,
+        snapshot: Snapshot | None = None,
+    ) -> Iterator[list[Row]]:
         """Some fields of rows in batches, in the order of their keys, as the last strong read left them.
 
         A field of the dynamic field is left out where a row has none of its name.
@@ -286,29 +339,33 @@ class Connection:
             collection: Its name.
             condition: That the rows meet.
             fields: Their names; the key is always there.
-            batch_rows: As `read_columns`.
+            batch_rows: As `read_batches`.
+            snapshot: As `read_batches`.
         """
         with ThreadPoolExecutor(1) as ahead:
-            batches = self.read_columns(collection, condition, fields, batch_rows)
-            batch = ahead.submit(next, batches, None)
-            while columns := batch.result():
-                batch = ahead.submit(next, batches, None)  # Milvus reads the next one while this one is taken apart
-                yield rows_in(columns, fields)
+            batches = self.read_batches(collection, condition, fields, batch_rows, snapshot)
+            next_one = ahead.submit(next, batches, None)
+            while batch := next_one.result():
+                next_one = ahead.submit(next, batches, None)  # Milvus reads it while this one is taken apart
+                yield batch.rows(fields)
 
     def nearest(
         self, collection: str, vectors: Sequence[Vectors], limit: int, fields: Sequence[str]
     ) -> list[list[tuple[Row, float]]]:
         """Some fields and the score of the rows nearest to each vector, best first, in this thread."""
-        found = self.client.search(
-            collection,
-            data=list(vectors),
-            anns_field="embedding",
-            limit=limit,
-            output_fields=list(fields),
-            search_params={"params": self._search_parameters(collection, limit)},
-            consistency_level="Bounded",
-            timeout=self.timeout_seconds,
-        )
+        limit = min(limit, self.capabilities.most_hits)
+        found = []
+        for some in parts(vectors, self.capabilities.most_questions):
+            found += self.client.search(
+                collection,
+                data=list(some),
+                anns_field="embedding",
+                limit=limit,
+                output_fields=list(fields),
+                search_params={"params": self._search_parameters(collection, limit)},
+                timeout=self.timeout_seconds,
+                **self.after_count(collection),
+            )
         return [[(hit["entity"], hit["distance"]) for hit in hits] for hits in found]
 
     def fused(
@@ -323,99 +380,83 @@ class Connection:
             limit: Rows at most, for each.
             fields: To give back.
         """
-        depth = max(limit, LEG_NODES)
+        does = self.capabilities
+        limit = min(limit, does.most_hits)
+        depth = min(max(limit, LEG_NODES), does.most_hits)
         dense = {"metric_type": self.settings.metric, "params": self._search_parameters(collection, depth)}
-        legs = [
-            AnnSearchRequest(list(vectors), "embedding", dense, depth),
-            AnnSearchRequest(list(keywords), SPARSE, {"metric_type": "BM25"}, depth),
-        ]
-        found = self.client.hybrid_search(
-            collection,
-            legs,
-            ranker=RRFRanker(RRF_K),
-            limit=limit,
-            output_fields=list(fields),
-            consistency_level="Bounded",
-            timeout=self.timeout_seconds,
-        )
+        found = []
+        for some in parts(list(zip(vectors, keywords, strict=True)), does.most_questions):
+            legs = [
+                AnnSearchRequest([vector for vector, _ in some], "embedding", dense, depth),
+                AnnSearchRequest([words for _, words in some], SPARSE, {"metric_type": "BM25"}, depth),
+            ]
+            found += self.client.hybrid_search(
+                collection,
+                legs,
+                ranker=RRFRanker(RRF_K),
+                limit=limit,
+                output_fields=list(fields),
+                timeout=self.timeout_seconds,
+                **self.after_count(collection),
+            )
         return [[(hit["entity"], hit["distance"]) for hit in hits] for hits in found]
 
-    def read_columns(
-        self, collection: str, condition: str, fields: Sequence[str] = ("*",), batch_rows: int = 0
-    ) -> Iterator[Columns]:
-        """Fields of rows in batches, as the last strong read left them, as Milvus sends them: for `write_columns`.
+    def read_batches(
+        self,
+        collection: str,
+        condition: str,
+        fields: Sequence[str] = ("*",),
+        batch_rows: int = 0,
+        snapshot: Snapshot | None = None,
+    ) -> Iterator[Batch]:
+        """Fields of rows in batches, in the order of their keys, as the last strong read left them.
 
-        Servers from 2.5 on answer the first batch with the moment at which they read it. The batches after it ask for
+        Servers from 2.5 on answer the first page with the moment at which they read it. The pages after it ask for
         the same moment, so that all of them are one snapshot; what was written later is hidden from a read at a moment.
-
-        The client would take each batch apart into rows and put them together again to write them, which takes longer
-        than Milvus itself does.
+        There, the first page is a strong read: a replica of its own clock may not have what another one counted.
 
         Args:
             collection: Its name.
             condition: That the rows meet.
             fields: Their names; "*" for every field.
             batch_rows: Of every batch, at most; 0 for as many as have about `READ_BYTES`.
+            snapshot: At which to read, also by other scans; None for a new one.
         """
-        after, count, moment = "", batch_rows or FIRST_ROWS, 0
+        after, count, snapshot = "", batch_rows or FIRST_ROWS, snapshot or Snapshot()
+        names = sorted({"id", *fields})
         while True:
-            request = Prepare.query_request(
-                collection,
-                condition + after,
-                sorted({"id", *fields}),
-                [],
-                use_default_consistency=False,
-                consistency_level=ConsistencyLevel.Bounded,
-                guarantee_timestamp=moment,
-                limit=count,
-                iterator="True",  # in the order of the keys, as the client's own iterator asks for them
-                reduce_stop_for_best="True",
-            )
             try:
-                columns, session = self._query(request, timeout=self.timeout_seconds)
+                batch, moment = self._read_page(collection, condition + after, names, count, snapshot.moment)
             except (MilvusException, grpc.RpcError) as error:
-                if count == 1 or not any(words in str(error) for words in _TOO_LARGE):
+                if count == 1 or not is_too_large(error):
                     raise
                 count = max(1, count // SMALLER)  # of the next rows: those before them were small
                 continue
-            moment = moment or session
-            keys = column(columns, "id") if columns else ()
-            if not keys:
+            snapshot.moment = snapshot.moment or moment
+            if not len(batch):
                 return
-            # Milvus Lite gives what it has made of the keywords, too, and takes it from nobody.
-            yield [field for field in columns if field.field_name != SPARSE]
-            after = f" and id > {json.dumps(keys[-1], ensure_ascii=False)}"  # both kinds of Milvus take this
+            yield batch
+            after = (
+                f" and id > {json.dumps(batch.texts('id')[-1], ensure_ascii=False)}"  # every kind of Milvus takes this
+            )
             if not batch_rows:
-                count = rows_that_fit(columns)
+                count = rows_that_fit(batch)
 
-    @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
-    def _query(self, request: milvus_pb2.QueryRequest, *, timeout: float) -> tuple[Columns, int]:
-        """Columns, and the moment at which the server read them, where it says so; 0 where it does not."""
-        answer = self._stub.Query(request, timeout=timeout)
-        if Status.EMPTY_COLLECTION in {answer.status.code, answer.status.error_code}:
-            return (), 0  # how older servers say it
-        check_status(answer.status)
-        return answer.fields_data, int(answer.session_ts)
+    def _read_page(
+        self, collection: str, condition: str, fields: Sequence[str], limit: int, moment: int
+    ) -> tuple[Batch, int]:
+        strong = self.capabilities.gives_session_ts and not moment
+        return self.transfer.read(collection, condition, fields, limit, moment=moment, strong=strong)
 
-    def write_columns(self, collection: str, columns: Columns) -> int:
+    def write(self, collection: str, batch: Batch) -> int:
         """Upsert rows in this thread, and again for as long as one request may take; returns their count."""
-        count = len(column(columns, "id"))
-        request = milvus_pb2.UpsertRequest(collection_name=collection, fields_data=columns, num_rows=count)
-        self._upsert(request, timeout=self.timeout_seconds)
-        return count
-
-    @retry_on_rpc_failure()  # type: ignore[untyped-decorator]
-    def _upsert(self, request: milvus_pb2.UpsertRequest, *, timeout: float) -> None:
-        check_status(self._stub.Upsert(request, timeout=timeout).status)
+        self.transfer.write(collection, batch)
+        return len(batch)
 
     def upsert_now(self, collection: str, rows: Sequence[Row]) -> None:
         """Upsert rows in this thread, as many to a request as one may hold."""
-        for request in in_requests(columns_of(rows), REQUEST_BYTES):
-            self.write_columns(collection, request)
-
-    @property
-    def _stub(self) -> Any:
-        return self.client._get_connection()._stub  # noqa: SLF001  there is no public way to columns
+        for request in in_requests(self.transfer.batch_of(rows), REQUEST_BYTES):
+            self.write(collection, request)
 
     async def store(self, collection: str) -> "MilvusVectorStore":
         """LlamaIndex's view of a collection, for its asynchronous client and queries."""
@@ -442,8 +483,7 @@ class Connection:
         with translating():
             hybrid = self._is_hybrid(collection)
             return MilvusVectorStore(
-                uri=self.settings.uri,
-                token=self._token,
+                **arguments(self.settings, self._token),
                 collection_name=collection,
                 overwrite=False,
                 similarity_metric=self.settings.metric,
@@ -452,28 +492,18 @@ class Connection:
                 hybrid_ranker_params={"k": RRF_K},
                 index_management=IndexManagement.NO_VALIDATION,
                 timeout=self.timeout_seconds,
-                **_certificates(self.settings),
-                grpc_options=_options(self.settings),
             )
 
-    async def version(self) -> str:
-        """What the server, or Milvus Lite, says of its version."""
-        return await self.call(lambda: str(self.client.get_server_version()))
-
-    async def check_bm25(self) -> None:
+    def check_bm25(self) -> None:
         """Check that Milvus makes sparse vectors of keywords: Milvus Lite does, and servers do from 2.5 on.
 
         Raises:
             IndexInputError: It does not.
         """
-        if self.settings.is_lite:
-            return
-        version = await self.version()
-        number = re.search(r"(\d+)\.(\d+)", version)
-        if number and (int(number[1]), int(number[2])) < BM25_SINCE:
+        if not self.capabilities.has_bm25:
             raise IndexInputError(
-                f'retrieval.mode: "hybrid" needs Milvus {BM25_SINCE[0]}.{BM25_SINCE[1]} or later, and the server at'
-                f' {self.settings.uri} is {version}; upgrade it, or set mode = "dense"'
+                f'retrieval.mode: "hybrid" needs Milvus 2.5 or later, and the server at {self.settings.uri} is'
+                f' {self.capabilities.version}; upgrade it, or set mode = "dense"'
             )
 
     async def close(self) -> None:
@@ -488,8 +518,8 @@ class Connection:
             with suppress(Exception):
                 self._opened.close()
             self._opened = None
-        if self.settings.is_lite:
-            await asyncio.to_thread(_release_lite, self.settings.uri)
+        if self.settings.file:
+            await asyncio.to_thread(release_lite, self.settings.uri)
 
     async def create(self, collection: str, *, dim: int, properties: Mapping[str, str], hybrid: bool = False) -> None:
         """Create an empty collection with our fields. It takes rows at once; the server gets ready to read them.
@@ -534,34 +564,9 @@ class Connection:
         client.load_collection(collection, timeout=self.timeout_seconds, _async=True)
 
 
-def rows_that_fit(columns: Columns) -> int:
+def rows_that_fit(batch: Batch) -> int:
     """How many rows like these a batch shall have."""
-    count = len(column(columns, "id"))
-    return max(1, min(READ_ROWS, count * READ_BYTES // size_of(columns)))
-
-
-def columns_of(rows: Sequence[Row]) -> Columns:
-    """Rows as the columns of a request: the fields of the schema, and the rest as the dynamic field.
-
-    The client would take each value of each row through a dozen calls, which takes longer than Milvus itself does.
-
-    Args:
-        rows: One at least, all with the same fields of the schema.
-    """
-    texts = [name for name in ("id", *TEXTS, KEYWORDS) if name in rows[0]]
-    typed = {*texts, *NUMBERS, "embedding"}
-    columns = [FieldData(field_name=name, type=DataType.VARCHAR) for name in texts]
-    for field in columns:
-        field.scalars.string_data.data.extend([row[field.field_name] for row in rows])
-    for name in NUMBERS:
-        columns.append(FieldData(field_name=name, type=DataType.INT64))
-        columns[-1].scalars.long_data.data.extend([row[name] for row in rows])
-    columns.append(FieldData(field_name="embedding", type=DataType.FLOAT_VECTOR))
-    set_vectors(columns[-1], np.stack([row["embedding"] for row in rows]))
-    columns.append(FieldData(field_name="$meta", type=DataType.JSON, is_dynamic=True))
-    rest = [{key: value for key, value in row.items() if key not in typed} for row in rows]
-    columns[-1].scalars.json_data.data.extend([json.dumps(one).encode() for one in rest])
-    return columns
+    return max(1, min(READ_ROWS, len(batch) * READ_BYTES // batch.size_bytes))
 
 
 @asynccontextmanager
@@ -580,107 +585,3 @@ async def open_connection(settings: MilvusSettings, token: SecretStr | None) -> 
         yield connection
     finally:
         await connection.close()
-
-
-def _connect(settings: MilvusSettings, token: str) -> MilvusClient:
-    if settings.is_lite:
-        Path(settings.uri).parent.mkdir(parents=True, exist_ok=True)
-        # It logs, with a traceback, every call of the client that it does not have (AllocTimestamp).
-        logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
-        logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)  # likewise: a file that does not open
-    else:
-        check_address(settings)
-    try:
-        return MilvusClient(
-            settings.uri,
-            token=token,
-            timeout=CONNECT_SECONDS,
-            grpc_options=_options(settings),
-            **_certificates(settings),
-        )
-    except milvus_errors.ConnectionConfigException as error:
-        raise IndexInputError(_lite_refusal(settings.uri, error)) from None
-    except (MilvusException, grpc.RpcError, OSError) as error:
-        raise IndexInputError(f"milvus.uri: {settings.uri}: {_refusal(settings, error)}") from None
-
-
-def _refusal(settings: MilvusSettings, error: Exception) -> str:
-    """Why a server does not let us in: the client's own error has it only as its cause."""
-    cause = error.__cause__
-    if isinstance(cause, grpc.Call) and cause.code() == grpc.StatusCode.UNAUTHENTICATED:
-        return f"Milvus refuses: {cause.details()}; {_CHECK_TOKEN}"
-    if speaks_tls(settings):
-        return "it speaks TLS; write https://, and name the authority that signed its certificate in milvus.ca_file"
-    return f"cannot be opened: {_short(error)}; check the address, and the token in NIGHTLOOM_MILVUS_TOKEN"
-
-
-def _certificates(settings: MilvusSettings) -> dict[str, str]:
-    return {"server_pem_path": str(settings.ca_file)} if settings.ca_file else {}
-
-
-def _options(settings: MilvusSettings) -> dict[str, int]:
-    return NO_KEEPALIVE if settings.is_lite else {}
-
-
-def _lite_refusal(uri: str, error: Exception) -> str:
-    """Why a Milvus Lite file does not open: its own error says only that it does not."""
-    import fcntl  # noqa: PLC0415  not on every platform
-
-    try:
-        with (Path(uri) / "LOCK").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return f"milvus.uri: {uri}: the file is open in another process; wait for it to end, or end it"
-    except OSError as reason:
-        return f"milvus.uri: {uri}: is no Milvus Lite file, or cannot be written: {reason.strerror}; name another file"
-    return f"milvus.uri: {uri}: cannot be opened: {_short(error)}"
-
-
-def _release_lite(uri: str) -> None:
-    from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415  the only user of a .db file
-
-    with suppress(Exception):
-        server_manager_instance.release_server(uri)
-
-
-@contextmanager
-def translating() -> Iterator[None]:
-    """Raise pymilvus's errors as ours, by what a retry would do."""
-    try:
-        yield
-    except MilvusException as error:
-        mistake = type(error) is not MilvusException and not isinstance(error, _TRANSIENT_ERRORS)
-        worded = any(words in str(error) for words in _PERMANENT_WORDS)
-        permanent = mistake or worded or error.code in _PERMANENT_CODES
-        kind, says = (IndexRefused, "refuses") if permanent else (IndexUnavailable, "does not answer as it should")
-        raise kind(f"Milvus {says}: {_short(error)}") from error
-    except grpc.RpcError as error:
-        status = error.code() if isinstance(error, grpc.Call) else None
-        if status in _NO_ACCESS:
-            raise IndexRefused(f"Milvus refuses: {_short(error)}; {_NO_ACCESS[status]}") from error
-        raise IndexUnavailable(f"Milvus does not answer: {_short(error)}") from error
-    except ConnectionError as error:
-        raise IndexUnavailable(f"Milvus does not answer: {_short(error)}") from error
-
-
-@asynccontextmanager
-async def translated(timeout_seconds: float) -> AsyncIterator[None]:
-    """Asynchronous calls inside the block end within the limit, and raise errors of ours.
-
-    Raises:
-        IndexUnavailable: No answer in time, refused for now; safe to retry.
-        IndexRefused: Refused for good.
-    """
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            with translating():
-                yield
-    except TimeoutError:
-        raise IndexUnavailable(f"Milvus did not answer within {timeout_seconds:g} s") from None
-
-
-def _short(error: BaseException) -> str:
-    """The first line of an error, without the repetition that pymilvus puts around it."""
-    details = error.details() if isinstance(error, grpc.Call) else ""
-    message = details or getattr(error, "message", "") or str(error) or type(error).__name__
-    return str(message).splitlines()[0][:300]

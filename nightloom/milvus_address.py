@@ -9,7 +9,8 @@ from nightloom.corpus import MilvusSettings
 from nightloom.errors import IndexInputError
 
 CONNECT_SECONDS = 5
-DEFAULT_PORT = 19530
+DEFAULT_PORTS = {"http": 19_530, "https": 443}
+"""Where an address names none, as pymilvus takes them; addresses of Zilliz Cloud name none."""
 
 
 def check_address(settings: MilvusSettings) -> None:
@@ -18,7 +19,7 @@ def check_address(settings: MilvusSettings) -> None:
     Raises:
         IndexInputError: Nobody is there, it speaks no TLS, or its certificate is not to be trusted.
     """
-    host, port = _place(settings.uri)
+    host, port = place_of(settings.uri)
     try:
         with socket.create_connection((host, port), timeout=CONNECT_SECONDS) as connection:
             if settings.uri.startswith("https"):
@@ -45,13 +46,14 @@ def speaks_tls(settings: MilvusSettings) -> bool:
     if settings.uri.startswith("https"):
         return False
     with suppress(OSError, ValueError):
-        return bool(ssl.get_server_certificate(_place(settings.uri), timeout=CONNECT_SECONDS))
+        return bool(ssl.get_server_certificate(place_of(settings.uri), timeout=CONNECT_SECONDS))
     return False
 
 
-def _place(uri: str) -> tuple[str, int]:
+def place_of(uri: str) -> tuple[str, int]:
+    """Host and port of an address."""
     parts = urlsplit(uri)
-    return parts.hostname or "", parts.port or DEFAULT_PORT
+    return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 def _context(settings: MilvusSettings) -> ssl.SSLContext:

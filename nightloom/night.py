@@ -281,7 +281,7 @@ class Night:
         """Go on with a half-built generation: whatever is not whole and right in it is deleted and made again."""
         tonight = Versions(self.versions)
         tonight.update(versions_of(self.plan.unchanged))
-        if not any(differing(versions_of(self.live_heads), tonight)):
+        if not self.plan.work and not any(differing(versions_of(self.live_heads), tonight)):
             self.target = None  # what it was begun for is no more: readers already see tonight's documents
             return
         await self._claim(target)
@@ -428,7 +428,8 @@ class Night:
 
     def _begin(self) -> None:
         """Create tonight's generation while its first nodes are made: a server takes seconds to have it ready."""
-        if self.target is None and self._beginning is None and not self.corpus.milvus.is_lite:
+        prepares_slowly = self.index.connection.capabilities.prepares_slowly
+        if self.target is None and self._beginning is None and prepares_slowly:
             self._beginning = asyncio.create_task(self._create_early())
 
     async def _create_early(self) -> tuple[Generation, int] | None:

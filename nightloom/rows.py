@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from nightloom.batches import Row
 from nightloom.documents import ID_HEX_DIGITS
 from nightloom.errors import IndexRefused
 from nightloom.heads import Head
@@ -13,7 +14,6 @@ from nightloom.keywords import Keywords
 from nightloom.splitting import Node
 from nightloom.vectors import Vectors
 
-Row = dict[str, Any]
 Item = TypeVar("Item")
 
 SCHEMA_VERSION = 2
@@ -177,9 +177,9 @@ def _checked(value: str, pattern: re.Pattern[str], what: str) -> str:
     return value
 
 
-def parts(items: Sequence[Item]) -> list[Sequence[Item]]:
-    """Documents in parts that one filter can name."""
-    return [items[start : start + FILTER_DOCUMENTS] for start in range(0, len(items), FILTER_DOCUMENTS)]
+def parts(items: Sequence[Item], size: int = FILTER_DOCUMENTS) -> list[Sequence[Item]]:
+    """Items so many at a time, by default as many documents as one filter can name."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def among(documents: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nightloom.batches import Row
 from nightloom.comparison import Difference, Loser
 from nightloom.contents import Contents
 from nightloom.documents import DocumentRef, node_id, version_of
@@ -24,7 +25,6 @@ from nightloom.probes import (
     passage_of,
 )
 from nightloom.retrieval import Question, ask_all
-from nightloom.rows import Row
 from nightloom.splitting import Node
 
 NODES_COMPARED = 100

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from nightloom.capabilities import Capabilities
 from nightloom.corpus import IndexSettings, Parameter
 from nightloom.vectors import Vectors
 
@@ -15,6 +16,8 @@ FLAT_ROWS = 50_000
 GRAPH_ROWS = 5_000_000
 """From here on a graph over whole vectors takes too much memory: they are kept at one byte a dimension."""
 
+AUTOINDEX = "AUTOINDEX"
+"""The type that leaves the choice to Milvus; Zilliz Cloud has no other."""
 HNSW_BUILD = {"M": 16, "efConstruction": 200}
 SEARCH_DEPTH = 128
 """Nodes of a graph that a search keeps in view, at least."""
@@ -41,14 +44,22 @@ class VectorIndex:
     build: Mapping[str, Parameter] = field(default_factory=dict)
 
 
-def fitting(settings: IndexSettings, rows: int, *, is_lite: bool) -> VectorIndex:
+def first_index(does: Capabilities) -> VectorIndex:
+    """The index of a new collection, until its rows are there: exact, where Milvus has such a one."""
+    return VectorIndex(AUTOINDEX if does.only_autoindex else "FLAT")
+
+
+def fitting(settings: IndexSettings, rows: int, does: Capabilities) -> VectorIndex:
     """The index that so many rows should have: what the corpus file names, else by their number.
 
-    Milvus Lite is for few rows, and always compares every vector unless the file says otherwise.
+    Milvus Lite is for few rows, and always compares every vector unless the file says otherwise. Where Milvus has only
+    AUTOINDEX, it builds that whatever the file names.
     """
+    if does.only_autoindex:
+        return VectorIndex(AUTOINDEX)
     if settings.type != "auto":
         return VectorIndex(settings.type, _defaults(settings.type, rows) | settings.build)
-    if is_lite or rows < FLAT_ROWS:
+    if not does.picks_index_by_rows or rows < FLAT_ROWS:
         return VectorIndex("FLAT")
     kind = "HNSW" if rows < GRAPH_ROWS else "IVF_SQ8"
     return VectorIndex(kind, _defaults(kind, rows) | settings.build)

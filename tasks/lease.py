@@ -31,8 +31,8 @@ _PROCESS = uuid4().hex
 
 
 def lease_name(corpus: Corpus) -> str:
-    """The global concurrency limit of an index: its alias, and a hash of where its Milvus is."""
-    where = hashlib.sha256(corpus.milvus.uri.encode()).hexdigest()[:8]
+    """The global concurrency limit of an index: its alias, and a hash of where its Milvus is, the database included."""
+    where = hashlib.sha256(corpus.milvus.place.encode()).hexdigest()[:8]
     return f"nightloom-{corpus.name}-{where}"
 
 
@@ -48,7 +48,7 @@ async def lease(corpus: Corpus) -> AsyncIterator[None]:
     Raises:
         IndexBusy: Another night has it.
     """
-    if corpus.milvus.is_lite:
+    if corpus.milvus.file:
         yield
         return
     name = lease_name(corpus)
@@ -60,8 +60,9 @@ async def lease(corpus: Corpus) -> AsyncIterator[None]:
             held = await _take_over(client, name, earlier)
         if held is None:
             raise IndexBusy(
-                f"another night over {corpus.name!r} in {corpus.milvus.uri} is under way ({await _holder(name)}); this"
-                f" one ends, having done nothing. If that one was killed, its lease ends within {LEASE_SECONDS + 30} s"
+                f"another night over {corpus.name!r} in {corpus.milvus.place} is under way ({await _holder(name)});"
+                " this one ends, having done nothing. If that one was killed, its lease ends within"
+                f" {LEASE_SECONDS + 30} s"
             )
         leases = [held]
         renewing = asyncio.create_task(_renew(client, name, leases))

@@ -10,6 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.milvus_servers import GIVEN, started  # reads variables that are taken out of the environment below
+
 PREFECT_FOLDER = Path(tempfile.mkdtemp(prefix="nightloom-tests-"))
 atexit.register(shutil.rmtree, PREFECT_FOLDER, ignore_errors=True)
 
@@ -31,7 +33,6 @@ from prefect.events.worker import EventsWorker  # noqa: E402  the environment co
 from prefect.logging.handlers import APILogWorker  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
-from deployments.local_milvus import LocalMilvusUnavailable, start  # noqa: E402
 from nightloom.corpus import EmbedderSettings  # noqa: E402
 from nightloom.documents import document_id  # noqa: E402
 from nightloom.embedding import Embedder  # noqa: E402
@@ -47,10 +48,12 @@ hypothesis.settings.load_profile("any machine")
 
 FIRST = (
     "test_prefect.py",
+    "test_twin.py",
     "test_torture.py",
     "test_nights.py",
     "test_trial.py",
     "test_operating.py",
+    "test_privileges.py",
     "test_milvus_access.py",
     "test_check.py",
     "test_updates.py",
@@ -102,14 +105,16 @@ def prefect_api(prefect_server: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Milvus server of our own."""
-    try:
-        server = start(tmp_path_factory.mktemp("milvus"))
-    except LocalMilvusUnavailable as error:
-        pytest.skip(str(error))
-    yield server.uri
-    server.kill()  # nobody needs what it holds
+def oldest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Milvus 2.3.5 of our own."""
+    with started(tmp_path_factory.mktemp("milvus")) as server:
+        yield server.uri
+
+
+@pytest.fixture(scope="session")
+def milvus_server(request: pytest.FixtureRequest) -> str:
+    """The address of a real Milvus server: the one that is given, or else Milvus 2.3.5."""
+    return GIVEN or str(request.getfixturevalue("oldest_server"))
 
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])

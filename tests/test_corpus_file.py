@@ -76,7 +76,7 @@ def test_what_the_template_calls_a_default_is_one() -> None:
         if not re.match(
             r"# (\[\[sources|(name|url|urls|jsonl|exclude|revision|token_block|ca_file|folder|split|reranker|floor)\b)"
             r"|# (batch_tokens|requests_per_minute = 3000|tokens_per_minute|tokenizer|dimensions|max_tokens = 512)\b"
-            r"|# api_key_block = \"embedder",
+            r"|# (api_key_block = \"embedder|database\b)",
             line,
         )
     )
@@ -88,7 +88,12 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     for section in ("splitting", "embedder", "index", "retrieval", "gate", "shards"):
         default = getattr(defaults, section).model_dump()
         assert {key: default[key] for key in written[section]} == written[section]
-    assert written["milvus"] | {"uri": ""} == {"uri": "", "metric": "COSINE", "timeout_seconds": 60}
+    assert written["milvus"] | {"uri": ""} == {
+        "uri": "",
+        "metric": "COSINE",
+        "transfer": "auto",
+        "timeout_seconds": 60,
+    }
     assert defaults.reports == Path.cwd() / written["reports"]
     complete = load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": written["evaluation"]}, {})
     choices = {"model", "api_key_block", "max_cost_usd", "requests_per_minute"}

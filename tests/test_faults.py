@@ -25,13 +25,13 @@ from pymilvus.grpc_gen import milvus_pb2
 from deployments import local_milvus
 from deployments.local_milvus import LocalMilvus, LocalMilvusUnavailable, start
 from nightloom import night as night_module
+from nightloom.column_transfer import ColumnTransfer
 from nightloom.contents import Contents
 from nightloom.documents import document_id
 from nightloom.embedding import Embedder
 from nightloom.errors import IndexInconsistent, IndexUnavailable, NightloomError
 from nightloom.generations import Generation
 from nightloom.index import Index, open_index
-from nightloom.milvus import Connection
 from nightloom.night import Night
 from nightloom.vectors import Tokens, Vectors
 from tasks.insert import insert
@@ -166,6 +166,7 @@ def proxy(own_server: OwnServer) -> Iterator[LossyProxy]:
 
 
 @pytest.mark.milvus
+@pytest.mark.own_server
 @pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_writes_whose_answers_are_lost_leave_every_row_once(
     tmp_path: Path, own_server: OwnServer, proxy: LossyProxy
@@ -186,19 +187,20 @@ async def test_writes_whose_answers_are_lost_leave_every_row_once(
 
 
 @pytest.mark.milvus
+@pytest.mark.own_server
 @pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_inserts_instead_of_upserts_would_leave_rows_twice(
     tmp_path: Path, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test above can fail: this is what it would find."""
 
-    def inserting(self: Connection, request: milvus_pb2.UpsertRequest, *, timeout: float) -> None:
+    def inserting(self: ColumnTransfer, request: milvus_pb2.UpsertRequest, *, timeout: float) -> None:
         inserts = milvus_pb2.InsertRequest(
             collection_name=request.collection_name, fields_data=request.fields_data, num_rows=request.num_rows
         )
         check_status(self._stub.Insert(inserts, timeout=timeout).status)
 
-    monkeypatch.setattr(Connection, "_upsert", retry_on_rpc_failure()(inserting))
+    monkeypatch.setattr(ColumnTransfer, "_upsert", retry_on_rpc_failure()(inserting))
     home = home_at(tmp_path, proxy.uri, TEXTS, ONE_BY_ONE)
     proxy.to_lose = 3
     with pytest.raises(IndexInconsistent):
@@ -214,6 +216,7 @@ async def test_inserts_instead_of_upserts_would_leave_rows_twice(
 
 
 @pytest.mark.milvus
+@pytest.mark.own_server
 @pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_a_server_that_is_killed_and_started_again_ends_with_every_row(
     tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
@@ -230,6 +233,7 @@ async def test_a_server_that_is_killed_and_started_again_ends_with_every_row(
 
 
 @pytest.mark.milvus
+@pytest.mark.own_server
 @pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_a_server_that_stands_still_is_waited_for(
     tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
@@ -259,6 +263,7 @@ async def test_a_server_that_stands_still_is_waited_for(
 
 
 @pytest.mark.milvus
+@pytest.mark.own_server
 @pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_a_server_that_stays_down_ends_the_night_and_the_next_goes_on(
     tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
@@ -280,6 +285,7 @@ async def test_a_server_that_stays_down_ends_the_night_and_the_next_goes_on(
 
 
 @pytest.mark.milvus
+@pytest.mark.own_server
 def test_a_server_that_was_killed_takes_none_of_the_ports_that_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +318,7 @@ def test_a_server_that_was_killed_takes_none_of_the_ports_that_it_had(
 
 
 @pytest.mark.milvus
+@pytest.mark.own_server
 @pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_a_server_that_limits_the_rate_is_waited_for(tmp_path: Path) -> None:
     rate = {f"quotaAndLimits.dml.{kind}Rate.max": RATE_MB for kind in ("insert", "upsert")}
@@ -400,6 +407,7 @@ asyncio.run(main())
 
 
 @pytest.mark.milvus
+@pytest.mark.own_server
 @pytest.mark.usefixtures("_constant", "prefect_api")
 async def test_another_process_deletes_what_was_written_a_moment_ago(tmp_path: Path, own_server: OwnServer) -> None:
     home = home_at(tmp_path, own_server.uri, TEXTS)

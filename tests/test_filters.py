@@ -18,6 +18,7 @@ from nightloom.filters import condition, parse_filters
 from nightloom.index import Index, open_index
 from nightloom.retrieval import Question
 from nightloom.splitting import Node
+from tests.milvus_servers import if_given
 
 HOSTILE = {
     "quote": """it's "quoted" """,
@@ -43,11 +44,19 @@ def node(name: str, metadata: dict[str, Scalar]) -> Node:
     return Node(node_id(ref.id, 0), document, "0" * 32, 0, 1, f"words of {name}", place)
 
 
-@pytest_asyncio.fixture(params=["lite-dense", "lite-hybrid", pytest.param("server", marks=pytest.mark.milvus)])
+KINDS = [
+    "lite-dense",
+    "lite-hybrid",
+    pytest.param("server-dense", marks=pytest.mark.milvus),
+    *if_given("server-hybrid"),
+]
+
+
+@pytest_asyncio.fixture(params=KINDS)
 async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Index, str]]:
     """A generation of one node a document, all equally near to every question."""
-    uri = request.getfixturevalue("milvus_server") if request.param == "server" else str(tmp_path / "index.db")
-    mode: Any = "hybrid" if request.param == "lite-hybrid" else "dense"
+    kind, mode = request.param.split("-")
+    uri = request.getfixturevalue("milvus_server") if kind == "server" else str(tmp_path / "index.db")
     settings = MilvusSettings(uri=uri)
     alias = f"filters_{document_id(str(tmp_path))[:8]}"
     async with open_index(settings, alias, retrieval=RetrievalSettings(mode=mode)) as index:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nightloom import live
+from nightloom.documents import document_id
 from nightloom.embedding import Embedder
 from nightloom.errors import IndexInputError
 from nightloom.fingerprint import fingerprint
@@ -20,7 +21,7 @@ from nightloom.models import find_model
 from nightloom.retrieval import Question
 from nightloom.rows import KEYWORDS
 from tests.builders import console
-from tests.nights import MODEL, ON_LITE, QUERIES, TEXTS, Home, live_name, night
+from tests.nights import MODEL, QUERIES, TEXTS, WITH_KEYWORDS, Home, live_name, night
 from tests.test_plain_llamaindex import READER
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -41,7 +42,7 @@ async def asked(home: Home, embedder: Embedder, texts: Sequence[str], limit: int
     return ranked, [[(hit.uri, hit.score) for hit in hits] for hits in searched]
 
 
-@ON_LITE
+@WITH_KEYWORDS
 async def test_one_by_one_and_many_at_once_find_the_same_nodes_in_the_same_order(
     home: Home, embedder: Embedder
 ) -> None:
@@ -56,7 +57,7 @@ async def test_one_by_one_and_many_at_once_find_the_same_nodes_in_the_same_order
     assert ranked[3][0][0] == "texts/tea.txt"
 
 
-@ON_LITE
+@WITH_KEYWORDS
 async def test_words_that_are_inflected_otherwise_find_what_the_embedding_does_not(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +72,7 @@ async def test_words_that_are_inflected_otherwise_find_what_the_embedding_does_n
     assert found == ["texts/piano.txt", "texts/chess.txt"]
 
 
-@ON_LITE
+@WITH_KEYWORDS
 async def test_a_night_that_copies_keeps_keywords_and_makes_those_of_what_changed(home: Home) -> None:
     home.configure(HYBRID)
     await night(home)
@@ -88,7 +89,7 @@ async def test_a_night_that_copies_keeps_keywords_and_makes_those_of_what_change
     assert (await night(home))["outcome"] == "unchanged"
 
 
-@ON_LITE
+@WITH_KEYWORDS
 async def test_in_place_the_keywords_follow_the_text(home: Home) -> None:
     home.configure(f'{HYBRID}[index]\nupdate = "in_place"')
     await night(home)
@@ -113,8 +114,12 @@ async def test_another_mode_or_language_is_another_fingerprint_and_dense_keeps_i
 
 
 @pytest.mark.milvus
-@pytest.mark.parametrize("home", ["server"], indirect=True)
-async def test_a_server_without_bm25_refuses_hybrid_at_once_and_says_what_to_do(home: Home) -> None:
+@pytest.mark.own_server
+async def test_a_server_without_bm25_refuses_hybrid_at_once_and_says_what_to_do(
+    oldest_server: str, tmp_path: Path
+) -> None:
+    home = Home(tmp_path, oldest_server, f"test_{document_id(str(tmp_path))[:12]}")
+    home.write(TEXTS)
     home.configure(HYBRID)
     with pytest.raises(IndexInputError, match=r'retrieval.mode: "hybrid" needs Milvus 2.5 or later.* v2\.3\.5.*dense'):
         await night(home)
@@ -122,7 +127,7 @@ async def test_a_server_without_bm25_refuses_hybrid_at_once_and_says_what_to_do(
         assert await index.generations() == []
 
 
-@ON_LITE
+@WITH_KEYWORDS
 async def test_the_command_line_and_plain_llamaindex_read_a_hybrid_generation(home: Home, tmp_path: Path) -> None:
     home.configure(f'{HYBRID}top_k = 3\nfilter = {{source = "texts", uri = "texts/moon.txt"}}\n')
     await night(home)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from pymilvus.client.grpc_handler import GrpcHandler
 from nightloom import contents as contents_module
 from nightloom import milvus
 from nightloom.audit import read_heads
-from nightloom.columns import column, size_of
+from nightloom.column_transfer import ColumnTransfer
 from nightloom.contents import Contents
 from nightloom.corpus import MilvusSettings
 from nightloom.documents import Document, DocumentRef, Place, document_id, node_id
@@ -27,6 +27,7 @@ from nightloom.generations import FINISHED, WRITER
 from nightloom.heads import Head
 from nightloom.index import Index, open_index
 from nightloom.milvus import Connection, open_connection
+from nightloom.row_transfer import RowTransfer
 from nightloom.splitting import Node
 from tests.nights import ON_SERVER, Home, live_name, night
 
@@ -59,10 +60,19 @@ def rows(keys: list[str]) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture(params=["columns", "rows"])
+def transfer(request: pytest.FixtureRequest) -> str:
+    """Which way rows go: what holds for one holds for the other."""
+    return str(request.param)
+
+
 @pytest_asyncio.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
-async def connection(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Connection]:
+async def connection(
+    request: pytest.FixtureRequest, transfer: Literal["columns", "rows"], tmp_path: Path
+) -> AsyncIterator[Connection]:
     uri = request.getfixturevalue("milvus_server") if request.param == "server" else str(tmp_path / "index.db")
-    async with open_connection(MilvusSettings(uri=uri), None) as opened:
+    async with open_connection(MilvusSettings(uri=uri, transfer=transfer), None) as opened:
+        assert type(opened.transfer) is {"columns": ColumnTransfer, "rows": RowTransfer}[transfer]
         yield opened
 
 
@@ -99,10 +109,10 @@ async def test_batches_have_as_many_rows_as_their_size_allows(
     long = [row | {"text": "x" * 5_000} for row in rows([f"{at:03}" for at in range(200)])]
     await connection.call(lambda: connection.upsert_now(collection, long))
     assert await connection.count(collection) == len(long)
-    whole = list(connection.read_columns(collection, "position >= 0"))
-    assert len(column(whole[0], "id")) == 10
-    assert all(15 < len(column(batch, "id")) <= 20 for batch in whole[1:-1]), "5,000 bytes a row, and its other fields"
-    assert [key for batch in whole for key in column(batch, "id")] == [row["id"] for row in long]
+    whole = list(connection.read_batches(collection, "position >= 0"))
+    assert len(whole[0]) == 10
+    assert all(15 < len(batch) <= 20 for batch in whole[1:-1]), "5,000 bytes a row, and its other fields"
+    assert [key for batch in whole for key in batch.texts("id")] == [row["id"] for row in long]
     small = connection.scan(collection, "position >= 0", ("position",))
     assert [len(batch) for batch in small] == [10, 150, 40]
 
@@ -119,11 +129,11 @@ async def test_rows_too_large_for_one_answer_come_in_smaller_batches(milvus_serv
                 some = [row | {"text": "x" * size} for row, size in zip(rows(keys[at : at + 350]), sizes, strict=True)]
                 await opened.call(partial(opened.upsert_now, name, some))
             await opened.count(name)
-            batches = list(opened.read_columns(name, "position >= 0"))
+            batches = list(opened.read_batches(name, "position >= 0"))
         finally:
             await opened.call(lambda: opened.client.drop_collection(name))
-    assert [key for batch in batches for key in column(batch, "id")] == keys
-    assert max(map(size_of, batches)) < 20_000_000
+    assert [key for batch in batches for key in batch.texts("id")] == keys
+    assert max(batch.size_bytes for batch in batches) < 20_000_000
 
 
 @pytest.mark.milvus

@@ -15,7 +15,7 @@ from nightloom.index import open_index
 from nightloom.milvus import Connection
 from nightloom.reranking import Reranker
 from nightloom.retrieval import Question
-from tests.nights import ON_LITE, TEXTS, Home, live_name, night
+from tests.nights import ON_LITE, TEXTS, WITH_KEYWORDS, Home, live_name, night
 
 PASSAGES = list(TEXTS.values())
 QUESTION = "How does dough rise?"
@@ -69,7 +69,7 @@ async def test_a_batch_of_questions_is_reranked_as_each_alone(model: Path) -> No
     assert [[at for at, _ in order] for order in many] == [*([at for at, _ in order] for order in alone), []]
 
 
-@ON_LITE
+@WITH_KEYWORDS
 @pytest.mark.usefixtures("prefect_api")
 @pytest.mark.parametrize("mode", ["dense", "hybrid"])
 async def test_ask_and_the_evaluation_are_reranked_alike(

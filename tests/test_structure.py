@@ -17,7 +17,7 @@ from pymilvus import exceptions as milvus_errors
 
 from nightloom import errors
 from nightloom.errors import IndexRefused, IndexUnavailable, NightloomError, TransientError
-from nightloom.milvus import translating
+from nightloom.milvus_errors import translating
 from tests.builders import ROOT
 
 PACKAGES = ("nightloom", "tasks", "flows")
@@ -55,7 +55,13 @@ def test_imports_run_one_way_and_pymilvus_has_one_importer() -> None:
     for file in files["tasks"]:
         assert "flows" not in imported(file), file
     importers = [file.name for package in PACKAGES for file in files[package] if "pymilvus" in imported(file)]
-    assert importers == ["milvus.py"]
+    assert importers == [
+        "column_transfer.py",
+        "milvus.py",
+        "milvus_client.py",
+        "milvus_errors.py",
+        "row_transfer.py",
+    ]
 
 
 # --- errors
@@ -162,10 +168,36 @@ def test_a_cut_connection_is_retried(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(100, IndexRefused), (1100, IndexRefused), (1601, IndexRefused), (2, IndexUnavailable)]
+    ("code", "kind"),
+    [
+        *((code, IndexRefused) for code in (100, 102, 109, 800, 1100, 1102, 1601, 65_535)),
+        *((code, IndexUnavailable) for code in (1, 2, 3, 8, 9, 101, 503, 505, 901, 10_001, grpc.StatusCode.UNKNOWN)),
+    ],
 )
-def test_the_code_of_the_server_says_whether_a_retry_helps(code: int, kind: type[NightloomError]) -> None:
-    assert type(translated(milvus_errors.MilvusException(code=code, message="m"))) is kind
+@pytest.mark.parametrize("name", ["MilvusException", "DescribeCollectionException"])
+def test_the_code_of_the_server_says_whether_a_retry_helps(name: str, code: int, kind: type[NightloomError]) -> None:
+    assert type(translated(getattr(milvus_errors, name)(code=code, message="m"))) is kind
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("fail to Query on QueryNode 3: worker not healthy", IndexUnavailable),
+        ("failed to get delegator 3 for channel by-dev-1", IndexUnavailable),
+        ("can not find client of node -1", IndexUnavailable),
+        ("field total not exist", IndexRefused),
+        ("duplicate primary keys", IndexRefused),
+    ],
+)
+def test_an_error_without_a_code_of_its_own_passes_where_it_is_about_the_moment(
+    message: str, kind: type[NightloomError]
+) -> None:
+    assert type(translated(milvus_errors.MilvusException(code=65_535, message=message))) is kind
+
+
+def test_a_collection_that_a_cache_does_not_know_is_refused() -> None:
+    error = milvus_errors.DescribeCollectionException(0, "can't find collection[database=default][collection=c]", 4)
+    assert type(translated(error)) is IndexRefused
 
 
 def test_errors_that_are_not_of_milvus_pass_as_they_are() -> None:

@@ -191,7 +191,7 @@ async def damage(index: Index, live: str) -> None:
     client.delete(live, filter=f'document_id == "{whale}" and position == 1')
     client.upsert(live, [dict(head) | {"id": f"{moon}-7", "position": 7, "version": "0" * 32}])
     client.upsert(live, [dict(row) | {"id": f"{ghost}-1", "document_id": ghost}])
-    if not index.connection.settings.is_lite:  # Milvus Lite refuses to hold a key twice
+    if not index.connection.settings.file:  # Milvus Lite refuses to hold a key twice
         (bread,) = client.query(live, filter=f'id == "{document_id("texts/bread.txt")}-0"', output_fields=["*"])
         client.insert(live, [dict(bread)])
 
@@ -214,7 +214,7 @@ async def test_verify_names_what_is_not_whole_and_a_repairing_night_makes_it_ane
         "texts/whale.txt (1 missing)",
         "texts/moon.txt (1 surplus)",
     }
-    if not home.corpus.milvus.is_lite:
+    if not home.corpus.milvus.file:
         expected.add("texts/bread.txt (1 duplicate)")
     assert says == expected
 
@@ -345,13 +345,27 @@ async def test_a_row_that_milvus_refuses_is_found_by_halving_and_its_document_qu
 ) -> None:
     monkeypatch.setattr("nightloom.night.unusable", lambda vectors: np.zeros(len(vectors), dtype=bool))
     spoil_moon(monkeypatch)
-    if home.corpus.milvus.is_lite:  # which takes them
+    if home.corpus.milvus.file:  # which takes them
         with pytest.raises(Held, match=r"1 of [56] rows that were looked at have a vector that is zero or not finite"):
             await night(home)
         return
     report = await night(home)
     assert [entry["uri"] for entry in report["quarantine"]] == ["texts/moon.txt"]
     assert set(await texts_of(home)) == set(TEXTS) - {"moon.txt"}
+
+
+async def test_a_held_generation_is_gone_on_with_where_only_a_new_document_differs_from_what_is_live(
+    home: Home,
+) -> None:
+    """All that it holds is live as well: only the new document tells tonight from what readers see."""
+    await night(home)
+    home.write(TEXTS | {"moon.txt": "A lamp."})
+    with pytest.raises(Held):
+        await night(home)
+    home.write(TEXTS | {"rye.txt": "Rye needs a sour dough."})
+    report = await night(home)
+    assert (report["outcome"], report["documents"]["added"]) == ("promoted", 1)
+    assert set(await texts_of(home)) == {*TEXTS, "rye.txt"}
 
 
 # --- a generation that is created while its first nodes are embedded

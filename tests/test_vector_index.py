@@ -13,6 +13,7 @@ from pymilvus import MilvusClient
 
 from nightloom import contents as contents_module
 from nightloom import live, vector_index
+from nightloom.capabilities import LITE, OLDEST
 from nightloom.corpus import IndexSettings, MilvusSettings
 from nightloom.documents import Document, DocumentRef, Place, document_id, node_id
 from nightloom.index import Index, open_index
@@ -41,12 +42,12 @@ FLUSHED = 4
     ],
 )
 def test_the_type_is_that_of_the_file_or_goes_by_the_rows(settings: IndexSettings, rows: int, kind: str) -> None:
-    assert fitting(settings, rows, is_lite=False).kind == kind
-    assert fitting(settings, rows, is_lite=True).kind == ("FLAT" if settings.type == "auto" else kind)
+    assert fitting(settings, rows, OLDEST).kind == kind
+    assert fitting(settings, rows, LITE).kind == ("FLAT" if settings.type == "auto" else kind)
 
 
 def test_parameters_of_the_file_come_over_the_defaults() -> None:
-    found = fitting(IndexSettings(type="HNSW", build={"M": 8}), 10, is_lite=False)
+    found = fitting(IndexSettings(type="HNSW", build={"M": 8}), 10, OLDEST)
     assert found == VectorIndex("HNSW", {"M": 8, "efConstruction": 200})
     assert search_parameters("HNSW", {}, 10) == {"ef": 128}
     assert search_parameters("HNSW", {"ef": 20}, 10) == {"ef": 20}

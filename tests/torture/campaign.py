@@ -251,11 +251,10 @@ def settle(torture: Torture, nights: int = 2) -> None:
 def summary(torture: Torture) -> str:
     """What a torture did, in a line."""
     tally, reads, setting = torture.tally, torture.reads, torture.setting
-    where = "Milvus Lite" if setting.is_lite else "server"
     return (
-        f"{where}, {setting.update}, seed {torture.seed}: {tally.nights} nights, {tally.kills} killed at random,"
-        f" {tally.point_kills} at named points, {tally.failed} failed by themselves, {tally.fired} of {tally.drawn}"
-        f" random faults struck; {tally.whole} whole, {tally.resumed} of them took up a half-built generation,"
-        f" {tally.looks} looks; {reads.whole} reads, {reads.failed} requests that a retry mended within"
+        f"{setting.alias}, {setting.update}, seed {torture.seed}: {tally.nights} nights, {tally.kills} killed at"
+        f" random, {tally.point_kills} at named points, {tally.failed} failed by themselves, {tally.fired} of"
+        f" {tally.drawn} random faults struck; {tally.whole} whole, {tally.resumed} of them took up a half-built"
+        f" generation, {tally.looks} looks; {reads.whole} reads, {reads.failed} requests that a retry mended within"
         f" {reads.longest_seconds:.1f} s"
     )

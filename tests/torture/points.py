@@ -49,11 +49,9 @@ class Point:
         return heads == (self.rows == "heads")
 
 
-def _positions(rows: Sequence[Any]) -> list[int]:
-    """Of rows that are inserted, or of columns that are copied."""
-    if isinstance(rows[0], dict):
-        return [row["position"] for row in rows]
-    return next(list(field.scalars.long_data.data) for field in rows if field.field_name == "position")
+def _positions(rows: Any) -> list[int]:
+    """Of rows that are inserted, or of a batch that is copied."""
+    return [row["position"] for row in (rows if isinstance(rows, list) else rows.rows(("position",)))]
 
 
 FIRST_NIGHT_POINTS = {
@@ -78,9 +76,9 @@ CLEARING_POINTS = {
 }
 COPYING_POINTS = {
     "before the copy": Point(Night, "settle", "before"),
-    "copied nodes sent": Point(Connection, "write_columns", "sent", "nodes"),
-    "copied nodes acknowledged": Point(Connection, "write_columns", "after", "nodes"),
-    "copied heads sent": Point(Connection, "write_columns", "sent", "heads"),
+    "copied nodes sent": Point(Connection, "write", "sent", "nodes"),
+    "copied nodes acknowledged": Point(Connection, "write", "after", "nodes"),
+    "copied heads sent": Point(Connection, "write", "sent", "heads"),
 }
 SWITCHING_POINTS = {
     "before verify": Point(Night, "verify", "before"),

@@ -11,7 +11,7 @@ from nightloom import index as index_module
 from nightloom import night as night_module
 from nightloom import splitting as splitting_module
 from nightloom.audit import Audit
-from nightloom.columns import Columns, column
+from nightloom.column_transfer import ColumnBatch
 from nightloom.contents import Contents
 from nightloom.milvus import Connection
 from nightloom.splitting import Node
@@ -21,13 +21,13 @@ from tests.torture.calls import wrap
 def insert_for_upsert() -> None:
     """Writes are inserts."""
 
-    def insert_columns(connection: Connection, collection: str, columns: Columns) -> int:
-        count = len(column(columns, "id"))
-        request = milvus_pb2.InsertRequest(collection_name=collection, fields_data=columns, num_rows=count)
-        check_status(connection._stub.Insert(request, timeout=connection.timeout_seconds).status)
-        return count
+    def insert(connection: Connection, collection: str, batch: ColumnBatch) -> int:
+        stub = connection.client._get_connection()._stub
+        request = milvus_pb2.InsertRequest(collection_name=collection, fields_data=batch.fields, num_rows=len(batch))
+        check_status(stub.Insert(request, timeout=connection.timeout_seconds).status)
+        return len(batch)
 
-    wrap(Connection, "write_columns", lambda _original, args, _kwargs: insert_columns(*args))
+    wrap(Connection, "write", lambda _original, args, _kwargs: insert(*args))
 
 
 def random_ids() -> None:

@@ -17,7 +17,8 @@ ALIAS_STICKS = "alias sticks"
 class AliasMemory:
     """An alias that sticks: describe_alias names the new collection, and reads answer from the old one.
 
-    The same alter_alias made again heals it. The file outlives the process, as the server's state would.
+    The same alter_alias made again changes nothing, as on servers from 2.6.6 on; an alter_alias to another collection
+    heals it. The file outlives the process, as the server's state would.
     """
 
     def __init__(self, file: Path) -> None:
@@ -34,6 +35,8 @@ class AliasMemory:
                     due.fired()
                 self._file.write_text(json.dumps([args[2], args[1]]))
                 return None
+            if self.named(args[2]) == args[1]:
+                return None
             result = original(*args, **kwargs)
             self._file.unlink(missing_ok=True)
             return result
@@ -43,7 +46,7 @@ class AliasMemory:
 
         def list_aliases(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             found = original(*args, **kwargs)
-            if not (self._file.exists() and args[1:]):
+            if not (self._file.exists() and args[1:] and args[1]):
                 return found
             alias, named = json.loads(self._file.read_text())
             others = [each for each in found["aliases"] if each != alias]

@@ -16,8 +16,8 @@ from tests.torture.calls import Due, wrap
 from tests.torture.model import HashEmbedder
 from tests.torture.points import Call
 
-INJECTED = 65_535
-"""Code of an error that no Milvus gives; to the product it is one that may pass."""
+INJECTED = 2
+"""Code of "service unavailable", which passes."""
 
 Trouble = Callable[[Due], None]
 
@@ -140,10 +140,10 @@ WRITING: dict[str, Trouble] = {
     "insert torn": tear,
 }
 COPYING: dict[str, Trouble] = {
-    "copy refused": partial(refuse_before, Connection, "write_columns"),
-    "copy acknowledgement lost": partial(lose_acknowledgement, Connection, "write_columns"),
+    "copy refused": partial(refuse_before, Connection, "write"),
+    "copy acknowledgement lost": partial(lose_acknowledgement, Connection, "write"),
     "query refused": partial(refuse_before, MilvusClient, "query"),
-    "scan refused": partial(refuse_before, Connection, "_query"),
+    "scan refused": partial(refuse_before, Connection, "_read_page"),
     "load refused": partial(refuse_before, MilvusClient, "load_collection"),
 }
 SWITCHING: dict[str, Trouble] = {

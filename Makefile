@@ -15,10 +15,11 @@ TEST_PROCESSES ?= 3
 
 QUESTION := "What does the with statement do when an exception is raised?"
 
-.PHONY: help demo test install lint lock reference milvus bench bench-long torture audit sbom licences clean
+.PHONY: help demo test test-milvus test-pymilvus3 install lint lock reference milvus bench bench-long torture audit sbom \
+	licences clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/installed ## Set up .venv from the lock file
 
@@ -63,6 +64,22 @@ demo: install ## Index the Python topics into an embedded Milvus, evaluate, ask
 test: lint ## Linters, types, import contract, and every test that this machine can run
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
+test-milvus: $(VENV)/installed-dev ## The tests that need a Milvus server, on the one that NIGHTLOOM_TEST_MILVUS names
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "milvus and not own_server"
+
+# Before the packages of .venv on Python's path: one package of another version needs no second .venv, of gigabytes.
+PYMILVUS3 := build/pymilvus3
+ON_LITE = $(shell grep -lE "home: Home|nightloom\.index|open_connection|from pymilvus" tests/test_*.py)
+
+$(PYMILVUS3)/installed: requirements-pymilvus3.lock $(VENV)/installed-dev
+	rm -rf $(PYMILVUS3)
+	$(PIP_LOCKED) --target $(PYMILVUS3) --requirement $<
+	@touch $@
+
+test-pymilvus3: $(PYMILVUS3)/installed ## The tests that ask Milvus Lite, with pymilvus 3
+	PYTHONPATH=$(CURDIR)/$(PYMILVUS3) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+		-m "not milvus and not prefect and not browser" $(ON_LITE)
+
 lint: $(VENV)/installed-dev ## ruff, mypy --strict, the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,8 +93,9 @@ AUDIT_TOOLS := pip-audit==2.10.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5
 # `make lock UPGRADE=` keeps the versions that are locked, and adds only what pyproject.toml asks for anew.
 UPGRADE ?= --upgrade
 # For every platform and Python that this runs on, with the hash of every file that the index has of a version.
-COMPILE := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
-	--no-emit-package torch --custom-compile-command "make lock" $(UPGRADE) --constraint constraints.txt
+LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+	--no-emit-package torch --custom-compile-command "make lock" $(UPGRADE)
+COMPILE := $(LOCK) --constraint constraints.txt
 
 lock: $(VENV)/installed-dev ## Renew the lock files
 	$(COMPILE) --extra build --output-file requirements.lock pyproject.toml
@@ -85,6 +103,7 @@ lock: $(VENV)/installed-dev ## Renew the lock files
 		--output-file requirements-dev.lock pyproject.toml
 	$(COMPILE) --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
 	printf '%s\n' $(AUDIT_TOOLS) | $(COMPILE) --output-file requirements-audit.lock -
+	echo 'pymilvus>=3,<4' | $(LOCK) --no-deps --output-file requirements-pymilvus3.lock -
 	sed -i.old '/^torch==/d' requirements-torch.lock && grep '^torch==' constraints.txt >> requirements-torch.lock
 	rm -f requirements-torch.lock.old
 

@@ -4,8 +4,11 @@ Where a tool is not installed here, its test is skipped, and says so.
 """
 
 import importlib.util
+import itertools
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -25,6 +28,8 @@ DEPLOYMENTS = ROOT / "deployments"
 COMPOSE_FILE = DEPLOYMENTS / "compose.yaml"
 DOCKERFILE = DEPLOYMENTS / "Dockerfile"
 KUBERNETES = DEPLOYMENTS / "kubernetes"
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").iterdir())
+DEPLOYING = ROOT / "docs" / "deploying.md"
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PASSWORDS = new_passwords()
 SECRETS = re.compile(r"^\s*(\w*(?:PASSWORD|SECRET_ACCESS_KEY|AUTH_STRING|TOKEN))[:=]\s*(\S.*)$", re.MULTILINE)
@@ -83,7 +88,7 @@ def test_docker_compose_reads_the_same_out_of_it(stack: dict[str, Any]) -> None:
     ("schema", "file"),
     [
         ("compose-spec", COMPOSE_FILE),
-        ("github-workflows", ROOT / ".github" / "workflows" / "ci.yml"),
+        *(("github-workflows", file) for file in WORKFLOWS),
         ("dependabot", ROOT / ".github" / "dependabot.yml"),
     ],
 )
@@ -137,11 +142,24 @@ def test_versions_are_the_same_everywhere(stack: dict[str, Any]) -> None:
         values = yaml.safe_load((KUBERNETES / f"prefect-{name}.values.yaml").read_text(encoding="utf-8"))
         image = values["global"]["prefect"]["image"] if name == "server" else values["worker"]["image"]
         assert image["prefectTag"].startswith(f"{release}-python3.11")
-    milvus, _ = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
-    assert milvus["spec"]["components"]["image"] == stack["services"]["milvus"]["image"]
+    assert milvus_of_the_operator()["components"]["image"] == stack["services"]["milvus"]["image"]
     version = re.search(r"v2\.6\.(\d+)$", stack["services"]["milvus"]["image"])
     assert version, "the figures of Milvus 2.6 are what this was written for"
     assert int(version[1]) >= 10, "its metrics port answers without a password: CVE-2026-26190"
+
+
+def milvus_of_the_operator() -> dict[str, Any]:
+    """What the operator is asked for."""
+    milvus, _ = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
+    spec: dict[str, Any] = milvus["spec"]
+    return spec
+
+
+def test_the_recommended_versions_of_milvus_are_those_that_are_tested(stack: dict[str, Any]) -> None:
+    (told,) = re.findall(r"^\*\*Which Milvus\.\*\* ([^:]*): those", DEPLOYING.read_text(encoding="utf-8"), re.MULTILINE)
+    recommended = re.findall(r"\d+\.\d+\.\d+", told)
+    assert workflow("milvus")["jobs"]["server"]["strategy"]["matrix"]["milvus"] == recommended
+    assert stack["services"]["milvus"]["image"].rpartition(":v")[2] in recommended
 
 
 def test_every_service_has_limits_and_a_health_check_and_keeps_to_itself(stack: dict[str, Any]) -> None:
@@ -258,17 +276,39 @@ def test_kubernetes_takes_it(what: str, tmp_path: Path) -> None:
 
 def test_milvus_in_a_cluster_has_passwords_of_its_own_from_the_first_start() -> None:
     """The operator fills in what everybody knows: root:Milvus, and minioadmin for the object store."""
-    milvus, _ = yaml.safe_load_all((KUBERNETES / "milvus.yaml").read_text(encoding="utf-8"))
-    (root,) = milvus["spec"]["components"]["env"]
+    milvus = milvus_of_the_operator()
+    (root,) = milvus["components"]["env"]
     assert root["name"] == "COMMON_SECURITY_DEFAULTROOTPASSWORD"
     assert root["valueFrom"] == {"secretKeyRef": {"name": "milvus", "key": "root-password"}}
-    storage = milvus["spec"]["dependencies"]["storage"]
-    assert storage["secretRef"] == storage["inCluster"]["values"]["existingSecret"] == "milvus"
-    assert milvus["spec"]["config"]["common"]["security"]["authorizationEnabled"] is True
-    (told,) = re.findall(
-        r"create secret generic milvus \\\n(.*)", (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
-    )
-    assert set(re.findall(r"--from-literal=([\w-]+)=", told)) == {"root-password", "accesskey", "secretkey"}
+    storage = milvus["dependencies"]["storage"]
+    # For an object store of its own it looks for this one, whatever secretRef says (defaultStorage, in all of v1beta1).
+    assert storage["secretRef"] == storage["inCluster"]["values"]["existingSecret"] == "milvus-minio"
+    assert milvus["config"]["common"]["security"]["authorizationEnabled"] is True
+    secrets = re.findall(r"create secret generic (milvus\S*) (?:\\\n)?(.*)", DEPLOYING.read_text(encoding="utf-8"))
+    assert {name: set(re.findall(r"--from-literal=([\w-]+)=", keys)) for name, keys in secrets} == {
+        "milvus": {"root-password"},
+        "milvus-minio": {"accesskey", "secretkey"},
+    }
+
+
+def test_what_milvus_in_a_cluster_was_told_outlives_its_pods_and_itself() -> None:
+    """Unless told to, the operator gives the log no volume; and one of 5 GB, which three days of RocksMQ can fill."""
+    needs = milvus_of_the_operator()["dependencies"]
+    assert needs["msgStreamType"] == "rocksmq", "its own choice goes by its version"
+    log = needs["rocksmq"]["persistence"]
+    assert (log["enabled"], log["pvcDeletion"]) == (True, False)
+    assert gigabytes(log["persistentVolumeClaim"]["spec"]["resources"]["requests"]["storage"]) >= 20
+    for name in ("etcd", "storage"):
+        of_it = needs[name]["inCluster"]
+        assert (of_it["deletionPolicy"], of_it["pvcDeletion"]) == ("Retain", False), name
+        assert of_it["values"]["persistence"]["enabled"] is True, name
+        assert gigabytes(of_it["values"]["persistence"]["size"]) >= 10, name
+
+
+def gigabytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(\w+)", quantity).groups()  # type: ignore[union-attr]  # fails where there is none
+    assert unit == "Gi"
+    return int(number)
 
 
 def test_a_job_runs_without_rights_and_takes_its_passwords_from_a_secret() -> None:
@@ -282,7 +322,7 @@ def test_a_job_runs_without_rights_and_takes_its_passwords_from_a_secret() -> No
     assert set(mounted) == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_the_workflow_has_nothing_that_an_auditor_minds() -> None:
+def test_the_workflows_have_nothing_that_an_auditor_minds() -> None:
     done = run(tool("zizmor"), "--offline", "--no-progress", ROOT / ".github")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -294,12 +334,78 @@ def test_passwords_are_new_each_time() -> None:
     assert not [name for name in printed if name != "OBJECTS_USER" and printed[name] == PASSWORDS[name]]
 
 
+def workflow(name: str) -> dict[str, Any]:
+    """A workflow of CI."""
+    read: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))
+    return read
+
+
+def steps(name: str) -> list[dict[str, Any]]:
+    """Of all jobs of a workflow."""
+    return [step for job in workflow(name)["jobs"].values() for step in job["steps"]]
+
+
 def test_the_workflow_says_the_same_words_as_everybody() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
-    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
-    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert workflow("ci")["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    commands = [step["run"] for file in WORKFLOWS for step in steps(file.stem) if "run" in step and "name" not in step]
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for command in commands:
         make, *words = command.split()
         assert make == "make"
         assert {word for word in words if "=" not in word} <= targets, command
+    assert {"make test PYTHON=python", "make test-milvus PYTHON=python"} <= set(commands)
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_workflow_runs_what_it_names_by_hash_with_no_right_but_to_read(file: Path) -> None:
+    """An auditor says so, too, where it is installed."""
+    read = workflow(file.stem)
+    assert read["permissions"] == {}
+    assert [job["permissions"] for job in read["jobs"].values()] == [{"contents": "read"}] * len(read["jobs"])
+    used = [step for step in steps(file.stem) if "uses" in step]
+    assert not [step["uses"] for step in used if not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"])]
+    checkouts = [step["with"] for step in used if step["uses"].startswith("actions/checkout@")]
+    assert checkouts == [{"persist-credentials": False}] * len(read["jobs"])
+
+
+@pytest.mark.parametrize("becomes_healthy", [True, False])
+def test_the_workflow_starts_servers_that_nobody_else_reaches_and_waits_for_them(
+    tmp_path: Path, *, becomes_healthy: bool
+) -> None:
+    """Its own words, with a docker that only notes what it was asked for."""
+    if not (shutil.which("timeout") and shutil.which("openssl")):
+        pytest.skip("no timeout or openssl here, which the machines of CI have")
+    (start,) = [step for step in steps("milvus") if step.get("name") == "Start Milvus"]
+    asked, tools = tmp_path / "asked", tmp_path / "tools"
+    tools.mkdir()
+    for name, script in {
+        "docker": f'printf "%s\\t" "$@" >> {asked}\necho >> {asked}',
+        "curl": f"exit {0 if becomes_healthy else 7}",
+    }.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    given = {"VERSION": "2.6.16", "FOLDER": str(tmp_path / "milvus"), "SECONDS_TO_WAIT": "2"}
+    assert start["env"].keys() == given.keys()
+    done = run("bash", "-ec", start["run"], environ={**given, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"})
+    assert (done.returncode == 0) == becomes_healthy, done.stderr
+    servers = [line.split("\t")[:-1] for line in asked.read_text(encoding="utf-8").splitlines()]
+    addresses = {key: value for step in steps("milvus") for key, value in step.get("env", {}).items()}
+    ports = []
+    for words in servers:
+        assert words[-4:] == ["milvusdb/milvus:v2.6.16", "milvus", "run", "standalone"]
+        options = list(itertools.pairwise(words))
+        published = [value for option, value in options if option == "--publish"]
+        assert all(value.startswith("127.0.0.1:") for value in published)
+        ports += [value.split(":")[1] for value in published if value.endswith(":19530")]
+        mounted = [value.split(":")[0] for option, value in options if option == "--volume"]
+        assert mounted == [given["FOLDER"]]
+    assert [f"http://127.0.0.1:{ports[0]}", f"https://127.0.0.1:{ports[1]}"] == [
+        addresses["NIGHTLOOM_TEST_MILVUS"],
+        addresses["NIGHTLOOM_TEST_MILVUS_GUARDED"],
+    ]
+    made = {file.name: file.stat().st_mode & 0o004 for file in Path(given["FOLDER"]).iterdir()}
+    assert made == dict.fromkeys(("etcd.yaml", "server.key", "server.pem"), 0o004), (
+        "Milvus 3 reads them as another user"
+    )
+    etcd = yaml.safe_load((Path(given["FOLDER"]) / "etcd.yaml").read_text(encoding="utf-8"))
+    assert etcd["listen-client-urls"] == etcd["advertise-client-urls"]

@@ -1,10 +1,11 @@
-"""The users of a Milvus that asks for passwords: `python deployments/milvus_access.py http://milvus:19530 [--ca FILE]`.
+"""The users of a Milvus that asks for passwords: `python deployments/milvus_access.py http://milvus:19530`.
 
 Two roles, each with one user of the same name: `nightloom_indexer` for nights, which may do all that a night does and
 nothing else, and `nightloom_reader` for those who ask, who cannot write, drop, or switch an alias. Passwords come from
 the environment: MILVUS_ROOT_PASSWORD, MILVUS_INDEXER_PASSWORD, MILVUS_READER_PASSWORD. A root that still has the
 password that everybody knows, or the one in MILVUS_FORMER_ROOT_PASSWORD, gets its own first. Run it as often as you
 like: it adds what is missing, takes away what the roles no longer have, and changes the passwords that are others.
+`--database NAME` grants the rights in that database; those in others stay, and it is made where there is none.
 """
 
 import argparse
@@ -20,15 +21,16 @@ CONNECT_SECONDS = 30
 REFUSED = (MilvusException, grpc.RpcError)
 """The second, where the client takes up a connection on which the user was let in once."""
 
-_LOOK = ("DescribeCollection", "ShowCollections", "DescribeAlias", "ListAliases")
-_READ = ("Query", "Search", "IndexDetail", "GetStatistics", "GetLoadState", "GetLoadingProgress", "Load")
-_BUILD = ("CreateCollection", "DropCollection", "CreateAlias", "DropAlias")
-_WRITE = ("Insert", "Upsert", "Delete", "Flush", "Release", "CreateIndex", "DropIndex")
+_LOOK = ("DescribeCollection", "DescribeAlias", "ListAliases")
+_READ = ("Query", "Search", "IndexDetail", "GetLoadState", "Load")
+_BUILD = ("CreateCollection", "DropCollection", "CreateAlias")
+_WRITE = ("Upsert", "Delete", "Flush", "GetFlushState", "Release", "CreateIndex", "DropIndex")
 ROLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "nightloom_reader": {"Global": _LOOK, "Collection": _READ},
     "nightloom_indexer": {"Global": (*_LOOK, *_BUILD), "Collection": (*_READ, *_WRITE)},
 }
-"""Privileges by role and kind of object. They are over every collection of the database: generations have new names."""
+"""Privileges by role and kind of object. They are over every collection of the database: generations have new names.
+They are those that a night or a reader asks for, call by call, and no others."""
 
 
 def open_as(user: str, uri: str, password: str, ca: str = "") -> MilvusClient:
@@ -56,13 +58,16 @@ def open_as_root(uri: str, password: str, ca: str = "", former: str = KNOWN_PASS
     return open_as("root", uri, password, ca)
 
 
-def give_access(client: MilvusClient, passwords: Mapping[str, str]) -> None:
-    """Make the roles, and their users where there are none.
+def give_access(client: MilvusClient, passwords: Mapping[str, str], database: str = "default") -> None:
+    """Make the database, the roles, and their users where there are none, and let the roles have what they need.
 
     Args:
         client: Of root.
         passwords: By role; a user that is there already keeps the one it has, for `renew_passwords` to change.
+        database: In which the rights are.
     """
+    if database not in client.list_databases():
+        client.create_database(database)
     for role, wanted in ROLES.items():
         if role not in client.list_roles():
             client.create_role(role)
@@ -70,12 +75,12 @@ def give_access(client: MilvusClient, passwords: Mapping[str, str]) -> None:
             client.create_user(role, passwords[role])
         client.grant_role(role, role)
         pairs = {(kind, privilege) for kind, privileges in wanted.items() for privilege in privileges}
-        granted = client.describe_role(role)["privileges"]
+        granted = client.describe_role(role, db_name=database)["privileges"]
         present = {(one["object_type"], one["privilege"]) for one in granted}
         for kind, privilege in sorted(present - pairs):
-            client.revoke_privilege(role, kind, privilege, "*")
+            client.revoke_privilege(role, kind, privilege, "*", db_name=database)
         for kind, privilege in sorted(pairs - present):
-            client.grant_privilege(role, kind, privilege, "*")
+            client.grant_privilege(role, kind, privilege, "*", db_name=database)
 
 
 def renew_passwords(client: MilvusClient, passwords: Mapping[str, str], uri: str, ca: str = "") -> None:
@@ -102,12 +107,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make the users that Nightloom needs in Milvus.")
     parser.add_argument("uri", help="address of Milvus")
     parser.add_argument("--ca", default="", help="PEM file of the authority that signed its certificate")
+    parser.add_argument("--database", default="default", help="in which the roles have their rights")
     arguments = parser.parse_args()
     try:
         passwords = {role: os.environ[f"MILVUS_{role.removeprefix('nightloom_').upper()}_PASSWORD"] for role in ROLES}
         former = os.environ.get("MILVUS_FORMER_ROOT_PASSWORD") or KNOWN_PASSWORD
         root = open_as_root(arguments.uri, os.environ["MILVUS_ROOT_PASSWORD"], arguments.ca, former)
-        give_access(root, passwords)
+        give_access(root, passwords, arguments.database)
         renew_passwords(root, passwords, arguments.uri, arguments.ca)
     except KeyError as missing:
         print(f"{missing.args[0]} is not set: it is the password of a user in Milvus", file=sys.stderr)

@@ -15,7 +15,8 @@ from packaging.utils import canonicalize_name
 
 from tests.builders import ROOT
 
-HASHED = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock", "requirements-audit.lock")
+PYMILVUS3 = "requirements-pymilvus3.lock"
+HASHED = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock", "requirements-audit.lock", PYMILVUS3)
 TORCH = "requirements-torch.lock"
 
 
@@ -80,6 +81,18 @@ def test_what_is_asked_for_is_locked_in_a_version_that_was_asked_for(name: str, 
         assert requirement.specifier.contains(pin.version), f"{name}: {found} for {requirement}; run `make lock`"
 
 
+def test_the_next_pymilvus_comes_alone_and_before_the_one_that_a_worker_has() -> None:
+    (requirement, _), *others = entries(PYMILVUS3).values()
+    assert not others, "the rest is that of .venv"
+    assert str(requirement).startswith("pymilvus==3.")
+    make = ["make", "--dry-run", "--always-make", "test-pymilvus3"]
+    dry = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    tests = dry.replace("\\\n", " ").splitlines()[-1]
+    assert tests.startswith(f"PYTHONPATH={ROOT}/build/pymilvus3 ")
+    assert {"tests/test_nights.py", "tests/test_hybrid.py", "tests/test_reads.py"} <= set(tests.split())
+    assert not {"tests/test_formats_pdf.py", "tests/test_backends.py"} & set(tests.split())
+
+
 @pytest.mark.parametrize("python", ["3.11.14", "3.12.12", "3.13.9"])
 @pytest.mark.parametrize(("platform", "machine"), [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")])
 def test_what_prefect_needs_on_a_python_is_locked_for_it(python: str, platform: str, machine: str) -> None:
@@ -102,7 +115,8 @@ def test_what_prefect_needs_on_a_python_is_locked_for_it(python: str, platform: 
 
 def commands() -> list[str]:
     """Every call of pip in the Makefile, as make would run it, and in the image."""
-    make = ["make", "--dry-run", "--always-make", ".venv/installed-bench", "build/audit/installed"]
+    targets = (".venv/installed-bench", "build/audit/installed", "build/pymilvus3/installed")
+    make = ["make", "--dry-run", "--always-make", *targets]
     dry = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     image = (ROOT / "deployments" / "Dockerfile").read_text(encoding="utf-8")
     lines = f"{dry}\n{image}".replace("\\\n", " ").splitlines()

@@ -158,11 +158,16 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _header(request: Any) -> Any:
-    """A request without its rows, for the record."""
-    if not hasattr(request, "fields_data"):
-        return request
-    short = type(request)(collection_name=request.collection_name, db_name=request.db_name)
-    short.num_rows = request.num_rows
+    """A copy of a request without its rows, for the record."""
+    short = type(request)()
+    if hasattr(request, "fields_data"):
+        short.collection_name, short.db_name, short.num_rows = (
+            request.collection_name,
+            request.db_name,
+            request.num_rows,
+        )
+    else:
+        short.CopyFrom(request)
     return short
 
 

@@ -5,10 +5,32 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.twin.proxy import Call, Proxy
-from tests.twin.rules import Backend, Moments, OneWriterOnLite, Rule, Version
+from tests.twin.rules import (
+    PARAMETER,
+    UNEXPECTED,
+    Aliases,
+    Backend,
+    CachedDescribe,
+    DatabaseOfRequests,
+    DynamicField,
+    Failures,
+    FlushRate,
+    KeptByAliases,
+    Moments,
+    OneWriterOnLite,
+    OnlyAutoindex,
+    Privileges,
+    Rule,
+    SmallPlan,
+    UniqueKeys,
+    Version,
+)
 
 VERSIONS = ("2.5.27", "2.6.16", "3.0.0")
 """Versions that tests run against."""
+ZILLIZ = "Zilliz Cloud"
+"""The twin that has the limits of Zilliz Cloud's Free plan; it is one of 2.6."""
+NUMBERS = {"2.5.27": (2, 5, 27), "2.6.16": (2, 6, 16), "3.0.0": (3, 0, 0), ZILLIZ: (2, 6, 16)}
 
 
 class Twin:
@@ -17,7 +39,7 @@ class Twin:
     Attributes:
         version: Which one.
         uri: Where clients find it.
-        moments: The rule about timestamps of reads.
+        moments, aliases, cached, dynamic, privileges, failures: Rules that tests turn the screws of.
     """
 
     def __init__(self, backend: str, version: str, *, is_lite: bool = False) -> None:
@@ -25,13 +47,38 @@ class Twin:
 
         Args:
             backend: Address of the Milvus behind it.
-            version: One of VERSIONS.
+            version: One of VERSIONS, or ZILLIZ.
             is_lite: Whether that is Milvus Lite.
         """
-        self.version = version
+        number = NUMBERS[version]
         behind = Backend(self._send, is_lite=is_lite)
+        self.version = version
         self.moments = Moments(behind)
-        self.rules: tuple[Rule, ...] = (Version(behind, f"v{version}"), OneWriterOnLite(behind), self.moments)
+        self.aliases = Aliases(behind, ignores_the_same=number >= (2, 6, 6))
+        self.cached = CachedDescribe(behind, missing_code=100 if number >= (3, 0, 0) else 0)
+        self.dynamic = DynamicField(behind, older=number < (2, 6, 8))
+        self.privileges = Privileges(behind, database_of_request=number >= (3, 0, 0))
+        self.failures = Failures(behind)
+        rules: list[Rule] = [
+            Version(behind, version),
+            self.privileges,
+            self.failures,
+            FlushRate(behind),
+            DatabaseOfRequests(behind),
+            OneWriterOnLite(behind),
+            self.aliases,
+            self.cached,
+            self.dynamic,
+            KeptByAliases(behind, code=PARAMETER if number >= (2, 6, 19) else UNEXPECTED),
+            self.moments,
+        ]
+        if number >= (2, 6, 8):
+            rules.append(UniqueKeys(behind))
+        if version == ZILLIZ:
+            says = "Zilliz Cloud Vector Database(Compatible with Milvus 2.6)"
+            rules[0] = Version(behind, "unknown-20260608-7ea6e3526", connects_as=says, timestamps=False)
+            rules += [SmallPlan(behind), OnlyAutoindex(behind)]
+        self.rules: tuple[Rule, ...] = tuple(rules)
         self.proxy = Proxy(backend, self.rules)
         self.uri = self.proxy.uri
 

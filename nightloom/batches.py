@@ -52,8 +52,8 @@ class Transfer(Protocol):
         """The first rows that meet a condition, in the order of their keys.
 
         Args:
-            collection: Its name.
-            condition: A filter.
+            collection: Name of the collection.
+            condition: The filter that rows must meet.
             fields: Names of the fields to give; "*" for every field.
             limit: Most rows to give.
             moment: Time of the server to read at; 0 to read at a moment that it chooses.

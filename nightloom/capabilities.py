@@ -15,7 +15,7 @@ VersionNumber = tuple[int, int, int]
 ZILLIZ_HOSTS = ("zillizcloud.com", "zilliz.com.cn", "zilliz.com")
 """Domains of the addresses that Zilliz Cloud gives to its clusters."""
 ZILLIZ_SAYS = "zilliz"
-"""In what a cluster of Zilliz Cloud answers when it is asked for its version."""
+"""A word that stands in what a cluster of Zilliz Cloud answers when it is asked for its version."""
 NEWEST: VersionNumber = (3, 0, 0)
 """Newest version that was looked at; a server whose version cannot be read is taken for one like it."""
 
@@ -25,8 +25,8 @@ class Capabilities:
     """What one Milvus does.
 
     Attributes:
-        kind: Which kind of Milvus it is.
-        version: As it says itself; "" for Milvus Lite.
+        kind: One of the three kinds: a file, a server, or a cluster of Zilliz Cloud.
+        version: The version that the server says it has; "" for Milvus Lite.
         takes_concurrent_writers: Whether one collection may be written to by several requests at once.
         strong_reads_wait: Whether a read under Strong consistency waits for the next tick of the server's clock, up to
             0.4 s; where it does, reading as of a known time is faster.
@@ -167,8 +167,8 @@ def of_server(uri: str, version: str) -> Capabilities:
     """What a server does.
 
     Args:
-        uri: Its address.
-        version: As it says itself.
+        uri: The server's address.
+        version: The version that the server says it has.
     """
     number = number_of(version)
     found = OLDEST

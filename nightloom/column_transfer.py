@@ -28,7 +28,7 @@ except ImportError as moved:
     MOVED: str | None = str(moved)
 
     def retry_on_rpc_failure() -> Any:
-        """In place of what is not there any more, so that this module can be imported."""
+        """A decorator that changes nothing: it lets this module be imported where pymilvus has no such one."""
         return lambda function: function
 else:
     MOVED = None
@@ -167,7 +167,7 @@ class ColumnTransfer:
 
         Args:
             client: Open.
-            database: That every request names; "" for the default one.
+            database: Name of the database for every request; "" for the default one.
             texts: Names of the text fields of the schema, the key's first; a row may lack some of them.
             numbers: Names of its integer fields.
             left_out: Name of a field that Milvus makes itself and takes from nobody; it is not read.
@@ -206,7 +206,7 @@ class ColumnTransfer:
     def read(
         self, collection: str, condition: str, fields: Sequence[str], limit: int, *, moment: int, strong: bool
     ) -> tuple[ColumnBatch, int]:
-        """As `nightloom.batches.Transfer`."""
+        """Read the first rows that meet a condition, in the order of their keys: see `nightloom.batches.Transfer`."""
         request = Prepare.query_request(
             collection,
             condition,

@@ -336,11 +336,11 @@ class Connection:
         A field of the dynamic field is left out where a row has none of its name.
 
         Args:
-            collection: Its name.
-            condition: That the rows meet.
-            fields: Their names; the key is always there.
-            batch_rows: As `read_batches`.
-            snapshot: As `read_batches`.
+            collection: Name of the collection.
+            condition: The filter that rows must meet.
+            fields: Names of the fields to give; the key is always given.
+            batch_rows: Most rows of a batch; 0 for as many as have about `READ_BYTES`.
+            snapshot: The moment at which to read, also by other scans; None for a new one.
         """
         with ThreadPoolExecutor(1) as ahead:
             batches = self.read_batches(collection, condition, fields, batch_rows, snapshot)
@@ -416,11 +416,11 @@ class Connection:
         There, the first page is a strong read: a replica of its own clock may not have what another one counted.
 
         Args:
-            collection: Its name.
-            condition: That the rows meet.
-            fields: Their names; "*" for every field.
-            batch_rows: Of every batch, at most; 0 for as many as have about `READ_BYTES`.
-            snapshot: At which to read, also by other scans; None for a new one.
+            collection: Name of the collection.
+            condition: The filter that rows must meet.
+            fields: Names of the fields to give; "*" for every field.
+            batch_rows: Most rows of a batch; 0 for as many as have about `READ_BYTES`.
+            snapshot: The moment at which to read, also by other scans; None for a new one.
         """
         after, count, snapshot = "", batch_rows or FIRST_ROWS, snapshot or Snapshot()
         names = sorted({"id", *fields})

@@ -17,7 +17,7 @@ _OF_ABSENCE = (
     milvus_errors.ConnectionNotExistException,
     milvus_errors.MilvusUnavailableException,
 )
-"""Of pymilvus's own, those that a retry can mend: nobody is there now."""
+"""Errors of pymilvus's own that a retry can mend, as they say that nobody is there at the moment."""
 RETRIABLE = "retriable"
 """Attribute of an error whose status the server sent with a flag: that a retry is of use, by the server itself."""
 COLLECTION_NOT_EXISTS = 4
@@ -65,12 +65,12 @@ _PASSING_WORDS = (
     "session",
     "etcd",
 )
-"""Of messages with the code for anything unexpected that are about the moment, not the request: of older servers, which
-have no code for them."""
+"""Words of messages about the moment, not the request, among those that come with the code UNEXPECTED: older servers
+have no code of their own for them."""
 _PERMANENT_WORDS = ("not a number or infinity", "exceeds max length", "exceeds the maximum length")
-"""Of messages about the request, whatever code they come with."""
+"""Words of messages that blame the request, whatever code they come with."""
 _TOO_LARGE = ("exceed the limit size", "exceed the maxOutputSize", "larger than max")
-"""Of messages that refuse an answer for its bytes: by segment, by query node, by what one message may hold."""
+"""Words of messages that refuse an answer for its bytes: by segment, by query node, by what one message may hold."""
 CHECK_TOKEN = "check the user and the password in NIGHTLOOM_MILVUS_TOKEN (user:password), or in milvus.token_block"  # noqa: S105
 _NO_ACCESS = {
     grpc.StatusCode.UNAUTHENTICATED: CHECK_TOKEN,

@@ -280,6 +280,7 @@ def switch_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Index, "_switch", again)
 
 
+@ON_LITE
 @pytest.mark.parametrize("times", [1, 3])
 async def test_an_alias_that_sticks_is_healed_by_real_changes(home: Home, twin: Twin, times: int) -> None:
     await night(home)

@@ -85,7 +85,7 @@ def test_the_next_pymilvus_comes_alone_and_before_the_one_that_a_worker_has() ->
     (requirement, _), *others = entries(PYMILVUS3).values()
     assert not others, "the rest is that of .venv"
     assert str(requirement).startswith("pymilvus==3.")
-    make = ["make", "--dry-run", "--always-make", "test-pymilvus3"]
+    make = ["make", "--dry-run", "--always-make", "--no-print-directory", "test-pymilvus3"]
     dry = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     tests = dry.replace("\\\n", " ").splitlines()[-1]
     assert tests.startswith(f"PYTHONPATH={ROOT}/build/pymilvus3 ")

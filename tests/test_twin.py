@@ -41,11 +41,11 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 ONE_VERSION = pytest.mark.parametrize("twin", ["2.6.16"], indirect=True)
 ON_LITE = pytest.mark.parametrize("behind", ["lite"], indirect=True)
 """For what the twin does itself, whatever is behind it."""
+OWN_SERVER = (pytest.mark.milvus, pytest.mark.own_server)
+ON_SERVER = pytest.mark.parametrize("behind", [pytest.param("server", marks=OWN_SERVER)], indirect=True)
 
 
-@pytest.fixture(
-    scope="module", params=["lite", pytest.param("server", marks=(pytest.mark.milvus, pytest.mark.own_server))]
-)
+@pytest.fixture(scope="module", params=["lite", pytest.param("server", marks=OWN_SERVER)])
 def behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
     if request.param == "server":
         yield request.getfixturevalue("oldest_server"), False
@@ -133,6 +133,7 @@ def _fork_server() -> None:
     start_fork_server()
 
 
+@ON_SERVER
 @pytest.mark.usefixtures("_fork_server")
 def test_nights_that_are_killed_are_ended_by_the_next(twin: Twin, tmp_path: Path, prefect_server: str) -> None:
     name = f"torture_twin_{document_id(str(tmp_path))[:8]}"
@@ -151,7 +152,7 @@ def test_nights_that_are_killed_are_ended_by_the_next(twin: Twin, tmp_path: Path
     ("behind", "sabotages", "nights"),
     [
         *(pytest.param("lite", *one.values, id=one.id) for one in CONTROLS),
-        pytest.param("server", *INSERTS.values, id=INSERTS.id, marks=(pytest.mark.milvus, pytest.mark.own_server)),
+        pytest.param("server", *INSERTS.values, id=INSERTS.id, marks=OWN_SERVER),
     ],
     indirect=["behind"],
 )

@@ -135,7 +135,7 @@ sbom: install $(AUDIT)/installed ## Software bill of materials: build/audit/sbom
 licences: install $(AUDIT)/installed ## Licences of what is installed: build/audit/licences.md
 	$(AUDIT)/venv/bin/pip-licenses --python $(BIN)/python --format markdown --with-urls --output-file $(AUDIT)/licences.md
 
-torture: $(VENV)/installed-dev ## Kill 200 nights at random, on Milvus Lite and on a real server, and compare every row
+torture: $(VENV)/installed-dev ## Kill 200 nights at random, on Milvus Lite, a server and the twins, and compare every row
 	$(BIN)/python benchmarks/torture.py
 
 clean: ## Remove what the demo and the tools wrote; .venv stays

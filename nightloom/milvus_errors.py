@@ -21,7 +21,7 @@ _OF_ABSENCE = (
 RETRIABLE = "retriable"
 """Attribute of an error whose status the server sent with a flag: that a retry is of use, by the server itself."""
 COLLECTION_NOT_EXISTS = 4
-"""Of the older kind of codes, which a status has beside the newer ones."""
+"""Code of a collection that is not there, of the older kind that a status has beside the newer one."""
 UNEXPECTED = 65_535
 """Code of an error that has none of its own in Milvus: mostly about the request, now and then about the moment."""
 _PERMANENT_CODES = frozenset(

@@ -11,7 +11,7 @@ from nightloom.batches import Batch, Row
 SESSION_TS = "iterator_session_ts"
 """Name under which pymilvus gives the moment at which a page was read, beside the rows."""
 NUMBER_BYTES = 8
-"""Of a value that is no text, about."""
+"""Bytes that a value takes in a message if it is no text, about."""
 
 
 class RowBatch:

@@ -62,7 +62,7 @@ def rows(keys: list[str]) -> list[dict[str, Any]]:
 
 @pytest.fixture(params=["columns", "rows"])
 def transfer(request: pytest.FixtureRequest) -> str:
-    """Which way rows go: what holds for one holds for the other."""
+    """The way in which rows are carried; each test runs for both."""
     return str(request.param)
 
 

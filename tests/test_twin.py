@@ -40,7 +40,7 @@ IN_PLACE = '[index]\nupdate = "in_place"\n'
 pytestmark = pytest.mark.usefixtures("prefect_api")
 ONE_VERSION = pytest.mark.parametrize("twin", ["2.6.16"], indirect=True)
 ON_LITE = pytest.mark.parametrize("behind", ["lite"], indirect=True)
-"""For what the twin does itself, whatever is behind it."""
+"""For tests of what the twin does itself: it does not matter which Milvus is behind it."""
 OWN_SERVER = (pytest.mark.milvus, pytest.mark.own_server)
 ON_SERVER = pytest.mark.parametrize("behind", [pytest.param("server", marks=OWN_SERVER)], indirect=True)
 

@@ -50,7 +50,7 @@ class Point:
 
 
 def _positions(rows: Any) -> list[int]:
-    """Of rows that are inserted, or of a batch that is copied."""
+    """The positions of rows that are inserted, or of a batch that is copied."""
     return [row["position"] for row in (rows if isinstance(rows, list) else rows.rows(("position",)))]
 
 

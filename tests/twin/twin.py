@@ -37,7 +37,7 @@ class Twin:
     """A Milvus that answers as another version does.
 
     Attributes:
-        version: Which one.
+        version: The version of Milvus that it answers as.
         uri: Where clients find it.
         moments, aliases, cached, dynamic, privileges, failures: Rules that tests turn the screws of.
     """

@@ -108,7 +108,7 @@ lock: $(VENV)/installed-dev ## Renew the lock files
 	rm -f requirements-torch.lock.old
 
 reference: install ## Write the pages of docs/ that are made from the code
-	$(BIN)/python -m flows.reference
+	$(BIN)/python -m nightloom.flows.reference
 
 milvus: $(VENV)/installed-dev ## Start a real Milvus server here, without Docker; Ctrl+C ends it
 	$(BIN)/python deployments/local_milvus.py

@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.measuring import RUNS, alone, peak_megabytes, table
 from benchmarks.nights import clear, embed_by_hash, timed_night
 from deployments.local_milvus import local_milvus
-from flows.prefect_api import prefect_api
+from nightloom.flows.prefect_api import prefect_api
 
 SIZES = (1_000, 10_000, 100_000)
 MOST_ABOVE = 1.1

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.measuring import alone, peak_megabytes
 from benchmarks.nights import embed_by_hash, timed_night
 from deployments.local_milvus import local_milvus
-from flows.prefect_api import prefect_api
+from nightloom.flows.prefect_api import prefect_api
 from tests.mixed_tree import write_mixed_tree
 from tests.nights import Home
 

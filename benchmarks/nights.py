@@ -13,8 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pymilvus import MilvusClient
 
-from flows.nightly_reindex import nightly_reindex
 from nightloom import night as night_module
+from nightloom.flows.nightly_reindex import nightly_reindex
 from tests.torture.model import HashEmbedder
 
 

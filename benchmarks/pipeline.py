@@ -40,11 +40,11 @@ from benchmarks.measuring import RUNS, Timing, bars, own_process, peak_megabytes
 from benchmarks.nights import clear, timed_night
 from benchmarks.retrieval import MODEL, ROOT, cranfield
 from deployments.local_milvus import local_milvus
-from flows.prefect_api import prefect_api
 from nightloom.corpus import EmbedderSettings, EvaluationSettings, SplittingSettings
 from nightloom.documents import Document, DocumentRef
 from nightloom.embedding import Embedder
 from nightloom.evaluation import judge, score
+from nightloom.flows.prefect_api import prefect_api
 from nightloom.golden import load_golden
 from nightloom.models import find_model
 from nightloom.splitting import Splitter

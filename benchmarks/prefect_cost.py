@@ -19,10 +19,10 @@ import numpy as np
 
 from benchmarks.measuring import RUNS, Timing, table
 from benchmarks.nights import timed_night
-from flows.prefect_api import prefect_api
 from nightloom import night as night_module
 from nightloom.corpus_file import load_corpus
 from nightloom.embedding import Embedder
+from nightloom.flows.prefect_api import prefect_api
 from nightloom.night import open_night
 from nightloom.sources import list_source, one_listing
 from nightloom.vectors import Tokens, Vectors

@@ -90,7 +90,9 @@ def used(milvus: int) -> dict[str, float]:
     found[POOLS] += ended.ru_utime + ended.ru_stime - sum(found.values())  # threads of pools that are no more
     for pid in children(os.getpid()):
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        found[SERVER if b"flows.temporary_server" in words else READERS] += seconds_of(Path(f"/proc/{pid}/stat"))
+        found[SERVER if b"nightloom.flows.temporary_server" in words else READERS] += seconds_of(
+            Path(f"/proc/{pid}/stat")
+        )
     gone = resource.getrusage(resource.RUSAGE_CHILDREN)
     found[READERS] += gone.ru_utime + gone.ru_stime
     found[MILVUS] += sum(seconds_of(Path(f"/proc/{pid}/stat")) for pid in (milvus, *children(milvus)))

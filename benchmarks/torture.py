@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from prefect.settings import get_current_settings
 
 from deployments.local_milvus import local_milvus
-from flows.prefect_api import prefect_api
+from nightloom.flows.prefect_api import prefect_api
 from tests.torture.campaign import Torture, settle, summary
 from tests.torture.checker import TortureFailed
 from tests.torture.child import start_fork_server

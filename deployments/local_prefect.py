@@ -82,7 +82,7 @@ class LocalPrefect:
 
     def nightloom(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command of Nightloom's in the clone, and wait for its end."""
-        return self._command("flows.console", *map(str, words))
+        return self._command("nightloom.flows.console", *map(str, words))
 
     def bootstrap(self, *words: str | Path) -> str:
         """Create what the server needs once, with `nightloom bootstrap`; return what it printed.

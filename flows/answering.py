@@ -17,7 +17,7 @@ from nightloom.metering import Usage
 from nightloom.report import plain
 from nightloom.rows import Hit
 from nightloom.screen import show_citations, show_hits, show_usage
-from tasks.secrets import find_secret
+from nightloom.tasks.secrets import find_secret
 
 
 def answer_from(

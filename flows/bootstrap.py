@@ -17,11 +17,11 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 from pydantic import ValidationError
 
-from flows.prefect_api import configured_api
 from nightloom.corpus import Corpus
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError, InputError, PrefectUnavailable
-from tasks.lease import lease_name, make_limit
+from nightloom.flows.prefect_api import configured_api
+from nightloom.tasks.lease import lease_name, make_limit
 
 Outcome = Literal["created", "updated", "already there", "left out"]
 

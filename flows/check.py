@@ -10,13 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.prefect_checks import prefect_checks
 from nightloom.corpus import Corpus
 from nightloom.corpus_file import load_corpus
 from nightloom.embedding import Embedder
 from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import InputError, NightloomError, SourceUnavailable
 from nightloom.evaluation import judge
+from nightloom.flows.prefect_checks import prefect_checks
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
 from nightloom.heads import rows_of
@@ -24,8 +24,8 @@ from nightloom.index import Index, open_index, proof_in
 from nightloom.models import is_of_hub
 from nightloom.sources import document_names, list_source, one_listing, reach, unknown_before_a_night
 from nightloom.splitting import Splitter
+from nightloom.tasks.secrets import find_secret
 from nightloom.working_folder import working_folder
-from tasks.secrets import find_secret
 
 PACKAGES = ("nightloom", "prefect", "llama-index-core", "pymilvus", "milvus-lite", "torch", "onnxruntime", "openvino")
 FREE_BYTES = 1_000_000_000

@@ -20,7 +20,7 @@ from nightloom.corpus_file import load_corpus
 from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import CorpusFileError, NightloomError
 from nightloom.report import RunReport, plain
-from tasks.secrets import find_secret
+from nightloom.tasks.secrets import find_secret
 
 Result = TypeVar("Result")
 
@@ -123,7 +123,7 @@ def ask(
     hits = _answer(corpus, search, as_json=as_json)
     settings = None if passages_only else load_corpus(corpus).answers
     if settings:
-        from flows.answering import answer_from  # noqa: PLC0415  only those who want answers need a client
+        from nightloom.flows.answering import answer_from  # noqa: PLC0415  only those who want answers need a client
 
         try:
             code = answer_from(settings, question, hits, out=out, err=err, as_json=as_json)
@@ -283,7 +283,7 @@ def rollback(
             f" {made.before}. The next night compares the corpus with what is live now.",
             highlight=False,
         )
-    from tasks.events import way_back  # noqa: PLC0415  Prefect takes seconds to import; what was done is said before
+    from nightloom.tasks.events import way_back  # noqa: PLC0415  Prefect takes seconds to import; what was done is said before
 
     _tell(corpus, way_back(made))
 
@@ -313,7 +313,7 @@ def promote(
             f"{made.alias} is {made.after} now ({made.documents} documents, {made.nodes} nodes){was}", highlight=False
         )
         out.print(f"report: {report.file}", highlight=False, soft_wrap=True)
-    from tasks.events import promotion  # noqa: PLC0415  Prefect takes seconds to import; what was done is said before
+    from nightloom.tasks.events import promotion  # noqa: PLC0415  Prefect takes seconds to import; what was done is said before
 
     _tell(corpus, promotion(report, made.before or None))
 
@@ -361,7 +361,7 @@ def suggest_queries(
     async def draft(loaded: Corpus, token: SecretStr | None) -> Draft:
         if loaded.answers is None:
             return await suggest(loaded, token, folder, count=count, seed=seed, overwrite=force)
-        from flows.answering import open_answers  # noqa: PLC0415  only those who have a model need a client
+        from nightloom.flows.answering import open_answers  # noqa: PLC0415  only those who have a model need a client
 
         async with open_answers(loaded.answers) as endpoint:
             return await suggest(
@@ -385,7 +385,7 @@ def suggest_queries(
 @app.command()
 def check(corpus: CorpusFile) -> None:
     """Check what a night needs, from the disk to who is called: a line each, and what to do where one fails."""
-    from flows.check import checks  # noqa: PLC0415  Prefect takes seconds to import
+    from nightloom.flows.check import checks  # noqa: PLC0415  Prefect takes seconds to import
 
     failed = False
     for name, error in asyncio.run(checks(corpus)):
@@ -417,7 +417,7 @@ def bootstrap(
 
     Run it again whenever you like: it says what is there already, and changes nothing but automations whose file has.
     """
-    from flows.bootstrap import Line, set_up  # noqa: PLC0415  Prefect takes seconds to import
+    from nightloom.flows.bootstrap import Line, set_up  # noqa: PLC0415  Prefect takes seconds to import
 
     def show(line: Line) -> None:
         note = f" ({line.note})" if line.note else ""
@@ -459,7 +459,7 @@ def _answer(
 
 def _tell(corpus: Path, *events: dict[str, Any]) -> None:
     """Let Prefect know what was done, where there is a server; where it does not take it, only say so: it is done."""
-    from flows.telling import tell  # noqa: PLC0415  Prefect takes seconds to import
+    from nightloom.flows.telling import tell  # noqa: PLC0415  Prefect takes seconds to import
 
     async def told(loaded: Corpus, token: SecretStr | None) -> str:
         return await tell(loaded, token, events)
@@ -484,10 +484,10 @@ def _result(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
 def _run_flow(corpus: Path, *, allow_removals: bool, repair: bool) -> dict[str, Any]:
     # The progress on the screen takes the place of Prefect's log there; the server still gets all of it.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from flows.prefect_api import prefect_api  # noqa: PLC0415  Prefect takes seconds to import
+    from nightloom.flows.prefect_api import prefect_api  # noqa: PLC0415  Prefect takes seconds to import
 
     with prefect_api():
-        from flows.nightly_reindex import nightly_reindex  # noqa: PLC0415
+        from nightloom.flows.nightly_reindex import nightly_reindex  # noqa: PLC0415
 
         return asyncio.run(nightly_reindex(corpus_file=corpus, allow_removals=allow_removals, repair=repair))
 

@@ -7,8 +7,6 @@ from prefect import flow
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from flows.names import run_name
-from flows.parameters import titled
 from nightloom.changes import (
     AnswersChanges,
     EmbedderChanges,
@@ -24,20 +22,22 @@ from nightloom.changes import (
 from nightloom.concurrency import each
 from nightloom.corpus import Alias, SourceSettings
 from nightloom.errors import Held
+from nightloom.flows.names import run_name
+from nightloom.flows.parameters import titled
 from nightloom.night import Night
 from nightloom.night_report import summary_of
 from nightloom.planning import Shard
 from nightloom.report import RunReport
-from tasks.begin import begin
-from tasks.download import read_and_download
-from tasks.embed import embed
-from tasks.evaluate import evaluate
-from tasks.insert import insert, settle, verify
-from tasks.judge import judge_answers
-from tasks.load import load
-from tasks.plan import plan
-from tasks.promote import promote, prune
-from tasks.publish import ProgressArtifact, publish, reported
+from nightloom.tasks.begin import begin
+from nightloom.tasks.download import read_and_download
+from nightloom.tasks.embed import embed
+from nightloom.tasks.evaluate import evaluate
+from nightloom.tasks.insert import insert, settle, verify
+from nightloom.tasks.judge import judge_answers
+from nightloom.tasks.load import load
+from nightloom.tasks.plan import plan
+from nightloom.tasks.promote import promote, prune
+from nightloom.tasks.publish import ProgressArtifact, publish, reported
 
 
 @flow(name="nightly-reindex", flow_run_name=run_name, persist_result=False, result_serializer="json")

@@ -39,7 +39,7 @@ def prefect_api() -> Iterator[None]:
     port = _free_port()
     process = _start(port)
     try:
-        from flows import nightly_reindex  # noqa: F401, PLC0415  imported while the server starts
+        from nightloom.flows import nightly_reindex  # noqa: F401, PLC0415  imported while the server starts
 
         _wait(process, f"http://127.0.0.1:{port}/api/health")
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
@@ -78,7 +78,7 @@ def _free_port() -> int:
 
 def _start(port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603  our own interpreter, our own words
-        [sys.executable, "-m", "flows.temporary_server", str(port)],
+        [sys.executable, "-m", "nightloom.flows.temporary_server", str(port)],
         stdin=subprocess.PIPE,  # by whose end it ends
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -25,10 +25,10 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.actions import CallWebhook, SendNotification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
-from flows.prefect_api import configured_api
 from nightloom.corpus import Corpus
 from nightloom.errors import InputError, NightloomError, PrefectUnavailable
-from tasks.lease import lease_name
+from nightloom.flows.prefect_api import configured_api
+from nightloom.tasks.lease import lease_name
 
 FLOW = "nightly-reindex"
 CLOCK_SECONDS = 30

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from prefect.states import Completed
 
-from flows.names import run_name
-from flows.parameters import CorpusFile, titled
 from nightloom.corpus_file import load_corpus
-from tasks.artifacts import show_generations
-from tasks.lease import lease
-from tasks.operate import drop_generations, list_generations
-from tasks.secrets import find_secret
+from nightloom.flows.names import run_name
+from nightloom.flows.parameters import CorpusFile, titled
+from nightloom.tasks.artifacts import show_generations
+from nightloom.tasks.lease import lease
+from nightloom.tasks.operate import drop_generations, list_generations
+from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="prune", flow_run_name=run_name, persist_result=False, result_serializer="json")

@@ -7,15 +7,15 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from flows.names import run_name
-from flows.parameters import CorpusFile, titled
 from nightloom.changes import EvaluationChanges
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import Held
+from nightloom.flows.names import run_name
+from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tables import queries_table
-from tasks.artifacts import show_scores, show_table
-from tasks.operate import ask_live
-from tasks.secrets import find_secret
+from nightloom.tasks.artifacts import show_scores, show_table
+from nightloom.tasks.operate import ask_live
+from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="query-evaluation", flow_run_name=run_name, persist_result=False, result_serializer="json")

@@ -13,8 +13,8 @@ from typing import Any
 import typer
 from typer.cli import get_docs_for_click
 
-from flows.console import app
 from nightloom.corpus import Corpus
+from nightloom.flows.console import app
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 Schema = Mapping[str, Any]

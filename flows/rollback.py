@@ -7,12 +7,12 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from flows.names import run_name
-from flows.parameters import CorpusFile, titled
 from nightloom.corpus_file import load_corpus
-from tasks.artifacts import show_generations
-from tasks.operate import list_generations, switch_back
-from tasks.secrets import find_secret
+from nightloom.flows.names import run_name
+from nightloom.flows.parameters import CorpusFile, titled
+from nightloom.tasks.artifacts import show_generations
+from nightloom.tasks.operate import list_generations, switch_back
+from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="rollback", flow_run_name=run_name, persist_result=False, result_serializer="json")

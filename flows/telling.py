@@ -7,12 +7,12 @@ import httpx
 from prefect.exceptions import PrefectException
 from pydantic import SecretStr
 
-from flows.prefect_api import configured_api
 from nightloom.corpus import Corpus
 from nightloom.errors import NightloomError
+from nightloom.flows.prefect_api import configured_api
 from nightloom.operate import all_generations
-from tasks.artifacts import put_generations
-from tasks.events import EventParts, send
+from nightloom.tasks.artifacts import put_generations
+from nightloom.tasks.events import EventParts, send
 
 TELLING_SECONDS = 20
 """For all of it: the operator waits, and what was done to the index is done already."""

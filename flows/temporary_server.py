@@ -1,4 +1,4 @@
-"""A Prefect server for the process that starts it as `python -m flows.temporary_server PORT`, and gone with it.
+"""A Prefect server for the process that starts it as `python -m nightloom.flows.temporary_server PORT`; gone with it.
 
 Its standard input is a pipe that only that process holds: it ends when the process does, killed or not.
 """

@@ -5,16 +5,16 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.states import Completed
 
-from flows.names import run_name
-from flows.nightly_reindex import nightly_reindex
-from flows.parameters import CorpusFile, titled
 from nightloom.audit import named
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import IndexInconsistent
+from nightloom.flows.names import run_name
+from nightloom.flows.nightly_reindex import nightly_reindex
+from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tables import findings_table
-from tasks.artifacts import show_table
-from tasks.operate import audit_live
-from tasks.secrets import find_secret
+from nightloom.tasks.artifacts import show_table
+from nightloom.tasks.operate import audit_live
+from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="verify", flow_run_name=run_name, persist_result=False, result_serializer="json")

@@ -13,12 +13,12 @@ from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night
 from nightloom.night_report import refused_report
 from nightloom.progress import Progress
-from tasks.events import about, announce
-from tasks.lease import lease
-from tasks.logs import quiet_tasks, show_own_logs
-from tasks.pace import access_to
-from tasks.publish import publish_refused
-from tasks.secrets import find_secret
+from nightloom.tasks.events import about, announce
+from nightloom.tasks.lease import lease
+from nightloom.tasks.logs import quiet_tasks, show_own_logs
+from nightloom.tasks.pace import access_to
+from nightloom.tasks.publish import publish_refused
+from nightloom.tasks.secrets import find_secret
 
 
 @asynccontextmanager

@@ -9,8 +9,8 @@ from nightloom.corpus import SourceSettings
 from nightloom.documents import Listing
 from nightloom.night import Night
 from nightloom.sources import one_listing, take
-from tasks.plan import read_state
-from tasks.policy import step
+from nightloom.tasks.plan import read_state
+from nightloom.tasks.policy import step
 
 SOURCE_SECONDS = 6 * 3600
 """Limit for one attempt at a source; each of its documents has limits of its own."""

@@ -1,7 +1,7 @@
 """Embed: the nodes of a shard to vectors."""
 
 from nightloom.night import Night, ShardNodes
-from tasks.policy import step
+from nightloom.tasks.policy import step
 
 
 @step("embed", run_name="embed {work.label}", timeout_seconds=3600)

@@ -3,8 +3,8 @@
 from prefect.logging import get_run_logger
 
 from nightloom.night import Night
+from nightloom.tasks.policy import step
 from nightloom.trial import Trial
-from tasks.policy import step
 
 
 @step("evaluate", run_name="evaluate {night.corpus.name}", timeout_seconds=3600)

@@ -3,7 +3,7 @@
 from prefect.logging import get_run_logger
 
 from nightloom.night import Night, ShardNodes
-from tasks.policy import step
+from nightloom.tasks.policy import step
 
 
 @step("insert", run_name="insert {work.label}", timeout_seconds=600)

@@ -3,8 +3,8 @@
 from prefect.logging import get_run_logger
 
 from nightloom.night import Night
-from tasks.policy import step
-from tasks.secrets import find_secret
+from nightloom.tasks.policy import step
+from nightloom.tasks.secrets import find_secret
 
 JUDGE_SECONDS = 5 * 3600
 """Above the most that answers.max_seconds can be: a night ends its questions by itself."""

@@ -6,7 +6,7 @@ from prefect.logging import get_run_logger
 
 from nightloom.night import Night, ShardNodes
 from nightloom.planning import Shard
-from tasks.policy import step
+from nightloom.tasks.policy import step
 
 
 @step("load", run_name="load {shard.label}", timeout_seconds=1800)

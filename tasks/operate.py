@@ -8,9 +8,9 @@ from nightloom.corpus import Corpus
 from nightloom.generations import Generation
 from nightloom.live import Asked
 from nightloom.operate import Switch
-from tasks.events import announce, way_back
-from tasks.pace import access_to
-from tasks.policy import step
+from nightloom.tasks.events import announce, way_back
+from nightloom.tasks.pace import access_to
+from nightloom.tasks.policy import step
 
 
 @step("rollback", run_name="rollback {corpus.name}", timeout_seconds=600)

@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL
 from nightloom.corpus import EmbedderSettings
 from nightloom.engines import NO_ACCESS, Access
 from nightloom.pace import Pace
-from tasks.secrets import find_secret
+from nightloom.tasks.secrets import find_secret
 
 BURST = 20
 """Part of a minute's allowance that may be used at once: one in so many."""

@@ -3,7 +3,7 @@
 from nightloom.documents import Listing
 from nightloom.night import Night
 from nightloom.planning import Shard
-from tasks.policy import step
+from nightloom.tasks.policy import step
 
 
 @step("read", run_name="read the index {night.corpus.name}", timeout_seconds=3600)

@@ -4,8 +4,8 @@ from prefect.logging import get_run_logger
 
 from nightloom.night import Night
 from nightloom.night_report import report_of, summary_of
-from tasks.events import announce, promotion
-from tasks.policy import step
+from nightloom.tasks.events import announce, promotion
+from nightloom.tasks.policy import step
 
 
 @step("promote", run_name="promote {night.corpus.name}", timeout_seconds=600)

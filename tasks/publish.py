@@ -16,8 +16,8 @@ from nightloom.night_report import report_of
 from nightloom.progress import Snapshot
 from nightloom.report import RunReport, save_report
 from nightloom.tables import DocumentsTable, counts_table, quarantine_table
-from tasks.artifacts import artifact_key, show_generations, show_report, show_scores, show_table, showing
-from tasks.events import announce_end
+from nightloom.tasks.artifacts import artifact_key, show_generations, show_report, show_scores, show_table, showing
+from nightloom.tasks.events import announce_end
 
 PROGRESS_SECONDS = 2
 """Between two updates of the progress artifact, at least."""

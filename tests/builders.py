@@ -12,9 +12,9 @@ from unittest import mock
 
 from typer.testing import CliRunner
 
-from flows.console import app
 from nightloom.corpus import SourceSettings
 from nightloom.documents import Document, DocumentRef
+from nightloom.flows.console import app
 from nightloom.sources import list_source
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def console(
 ) -> subprocess.CompletedProcess[str]:
     """Run the real command line in a folder, as a user would."""
     return subprocess.run(
-        [sys.executable, "-m", "flows.console", *map(str, arguments)],
+        [sys.executable, "-m", "nightloom.flows.console", *map(str, arguments)],
         cwd=folder,
         env={**os.environ, **(environ or {})},
         capture_output=True,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 
-from flows.nightly_reindex import nightly_reindex
 from nightloom.corpus import Corpus
 from nightloom.corpus_file import load_corpus
+from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.index import Index, open_index
 from tests.milvus_servers import if_given
 

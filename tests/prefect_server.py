@@ -43,7 +43,7 @@ class PrefectServer:
         log = self._home / "server.log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.temporary_server", str(self._port)],
+                [sys.executable, "-m", "nightloom.flows.temporary_server", str(self._port)],
                 env=os.environ | settings,
                 stdin=subprocess.PIPE,
                 stdout=output,

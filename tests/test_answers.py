@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.check import checks
 from nightloom.answers import NOT_IN_CORPUS, Reading, answer_question, fitting, make_prompt, neutral
 from nightloom.corpus import AnswersSettings
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError
+from nightloom.flows.check import checks
 from nightloom.llm import open_endpoint
 from nightloom.rows import Hit
 from nightloom.secrets import ANSWERS_KEY

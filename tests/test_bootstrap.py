@@ -14,7 +14,7 @@ from prefect.blocks.system import Secret
 
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError
-from tasks.secrets import find_secret
+from nightloom.tasks.secrets import find_secret
 from tests.builders import ROOT, command
 
 SHIPPED = ROOT / "deployments" / "automations"

@@ -23,13 +23,13 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Failed, Running, Scheduled
 
-from flows.check import _disk, _milvus, _queries, _sources
-from flows.prefect_checks import NO_SERVER, prefect_checks
 from nightloom.corpus import Corpus
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import EvaluationInputError, NightloomError
+from nightloom.flows.check import _disk, _milvus, _queries, _sources
+from nightloom.flows.prefect_checks import NO_SERVER, prefect_checks
 from nightloom.index import open_index
-from tasks.lease import lease_name
+from nightloom.tasks.lease import lease_name
 from tests.builders import ROOT, write_tree
 from tests.nights import ON_LITE, Home, live_name, night
 from tests.prefect_server import PrefectServer
@@ -142,14 +142,14 @@ async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(
         zoned = rf"nightly-reindex/{pool} at 0 2 \* \* \* \(UTC\); "
         await expect("schedule", f"{zoned}the server plans its runs within minutes", is_error=False)
         with monkeypatch.context() as later:
-            later.setattr("flows.prefect_checks.PLANNED_MINUTES", -1)
+            later.setattr("nightloom.flows.prefect_checks.PLANNED_MINUTES", -1)
             await expect("schedule", "has planned no run .* its scheduler stands still")
         tomorrow = datetime.now(UTC) + timedelta(days=1)
         await client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=tomorrow))
         await expect("schedule", f"{zoned}the next is planned for {tomorrow:%Y-%m-%d %H:%M} UTC", is_error=False)
 
         with monkeypatch.context() as without:
-            without.setattr("flows.prefect_checks._calls", lambda _: False)
+            without.setattr("nightloom.flows.prefect_checks._calls", lambda _: False)
             await expect("alerts", "nobody is called .*nightloom-alerts.*`nightloom bootstrap`", is_error=False)
         calls = {"type": "send-notification", "block_document_id": str(uuid4()), "subject": "s", "body": "b"}
         written = yaml.safe_load((ROOT / "deployments" / "automations" / "failed-night.yaml").read_text("utf-8"))
@@ -177,7 +177,7 @@ async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(
 
 @pytest.mark.usefixtures("prefect_api")
 async def test_clocks_that_differ_are_an_error(on_a_server: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.prefect_checks.CLOCK_SECONDS", -1)
+    monkeypatch.setattr("nightloom.flows.prefect_checks.CLOCK_SECONDS", -1)
     assert "set both by NTP" in (await told(on_a_server))["clock"][0]
 
 
@@ -211,7 +211,7 @@ async def test_a_server_with_a_password_lets_nobody_in_who_has_none(
 async def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = corpus_of(tmp_path, [{"path": "pages"}])
     assert f"free in {tmp_path}" in await _disk(corpus)
-    monkeypatch.setattr("flows.check.FREE_BYTES", 10**18)
+    monkeypatch.setattr("nightloom.flows.check.FREE_BYTES", 10**18)
     with pytest.raises(NightloomError, match=rf"{tmp_path} has .* GB left.*make room, or set TMPDIR"):
         await _disk(corpus)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
-from flows.nightly_reindex import nightly_reindex
 from nightloom.changes import SplittingChanges, changes_of
 from nightloom.corpus import (
     ALIAS_LENGTH,
@@ -29,6 +28,7 @@ from nightloom.corpus import (
 )
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError
+from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.secrets import from_environment
 from tests.builders import ROOT
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pymilvus import MilvusClient
 
-from flows.check import checks
 from nightloom import live, operate
 from nightloom.corpus import MilvusSettings
 from nightloom.errors import IndexInputError
+from nightloom.flows.check import checks
 from nightloom.index import open_index
 from tests.nights import TEXTS, Home, night
 

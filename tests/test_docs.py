@@ -19,9 +19,9 @@ import pytest
 import typer
 
 from deployments.local_prefect import wait_until
-from flows.console import app
-from flows.reference import PAGES
 from nightloom.corpus_file import load_corpus
+from nightloom.flows.console import app
+from nightloom.flows.reference import PAGES
 from tests.builders import ROOT
 from tests.prefect_stack import small_corpus
 

@@ -33,8 +33,8 @@ from nightloom.errors import IndexInconsistent, IndexUnavailable, NightloomError
 from nightloom.generations import Generation
 from nightloom.index import Index, open_index
 from nightloom.night import Night
+from nightloom.tasks.insert import insert
 from nightloom.vectors import Tokens, Vectors
-from tasks.insert import insert
 from tests.builders import ROOT
 from tests.lossy_proxy import LossyProxy
 from tests.nights import TEXTS, Home, night

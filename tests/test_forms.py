@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from prefect import Flow
 
-from flows.nightly_reindex import nightly_reindex
-from flows.prune import prune
-from flows.query_evaluation import query_evaluation
-from flows.rollback import rollback
-from flows.verify import verify
+from nightloom.flows.nightly_reindex import nightly_reindex
+from nightloom.flows.prune import prune
+from nightloom.flows.query_evaluation import query_evaluation
+from nightloom.flows.rollback import rollback
+from nightloom.flows.verify import verify
 
 FLOWS: tuple[Flow[..., Any], ...] = (nightly_reindex, query_evaluation, rollback, verify, prune)
 CHOICES = {

@@ -21,7 +21,7 @@ from nightloom.night_report import report_of
 from nightloom.report import AnswerScores, to_markdown
 from nightloom.rows import Hit
 from nightloom.secrets import ANSWERS_KEY, OPENAI_KEY
-from tasks.secrets import find_secret
+from nightloom.tasks.secrets import find_secret
 from tests.index_once import indexed
 from tests.nights import QRELS, QUERIES, Home, night
 from tests.openai_server import MODEL, Answer, Asked, OpenAIServer, breaks_off, fails, hangs, says, sends, serving

@@ -13,8 +13,8 @@ from prefect.variables import Variable
 from nightloom.corpus import Corpus
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import IndexBusy
-from tasks import lease as lease_module
-from tasks.lease import lease, lease_name
+from nightloom.tasks import lease as lease_module
+from nightloom.tasks.lease import lease, lease_name
 from tests.builders import ROOT
 from tests.nights import environment
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 HOLDER = """
 import asyncio, sys
 from nightloom.corpus_file import load_corpus
-from tasks import lease as module
+from nightloom.tasks import lease as module
 
 async def wait(*arguments, **options):
     print("there", flush=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from prefect.artifacts import Artifact
 
-from flows.nightly_reindex import nightly_reindex
 from nightloom import live
 from nightloom.documents import Document, document_id
 from nightloom.errors import (
@@ -26,6 +25,7 @@ from nightloom.errors import (
     NightFailed,
     SourceError,
 )
+from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.index import open_index
 from nightloom.night import Night
 from nightloom.report import RunReport
@@ -318,7 +318,7 @@ async def test_a_killed_night_is_taken_up_where_it_stopped(
     home.write({f"{at:02}.txt": TEXTS["whale.txt"] + f" Note {at}." for at in range(12)})
     home.configure("[shards]\ndocuments = 1\nin_flight = 1", evaluation=False)
     process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs meanwhile
-        [sys.executable, "-m", "flows.console", "run", str(home.file), "--json"],
+        [sys.executable, "-m", "nightloom.flows.console", "run", str(home.file), "--json"],
         cwd=ROOT,
         env=environment(prefect_server)
         | {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}
@@ -384,7 +384,7 @@ def test_a_milvus_lite_file_that_is_open_elsewhere_is_refused(tmp_path: Path, pr
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == "open"
         done = subprocess.run(
-            [sys.executable, "-m", "flows.console", "run", str(home.file), "--json"],
+            [sys.executable, "-m", "nightloom.flows.console", "run", str(home.file), "--json"],
             cwd=ROOT,
             env=environment(prefect_server),
             capture_output=True,

@@ -9,14 +9,14 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.prune import prune
-from flows.query_evaluation import query_evaluation
-from flows.rollback import rollback
-from flows.verify import verify
 from nightloom.changes import EvaluationChanges, GateChanges
 from nightloom.corpus import Alias
 from nightloom.documents import document_id
 from nightloom.errors import Held, IndexInconsistent
+from nightloom.flows.prune import prune
+from nightloom.flows.query_evaluation import query_evaluation
+from nightloom.flows.rollback import rollback
+from nightloom.flows.verify import verify
 from nightloom.index import open_index
 from nightloom.operate import all_generations
 from nightloom.rows import among

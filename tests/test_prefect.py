@@ -26,7 +26,7 @@ from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary
 from deployments import screenshots
 from deployments.local_prefect import ROOT, LocalPrefect, children, wait_until
 from nightloom.errors import EmbedderError, Held, IndexUnavailable, NightFailed, SourceUnavailable
-from tasks.policy import RETRIES, step
+from nightloom.tasks.policy import RETRIES, step
 from tests.prefect_stack import (
     CANARY,
     PLANNED_SECONDS,
@@ -43,7 +43,7 @@ pytest_plugins = ["tests.prefect_stack"]
 pytestmark = pytest.mark.prefect
 
 YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
-NIGHTS = "flows/nightly_reindex.py:nightly_reindex"
+NIGHTS = "nightloom.flows.nightly_reindex.nightly_reindex"
 WRITTEN = {entry["name"]: entry for entry in YAML["deployments"] if entry["entrypoint"] == NIGHTS}
 OTHERS = [entry for entry in YAML["deployments"] if entry["entrypoint"] != NIGHTS]
 CONTAINERS = yaml.safe_load((ROOT / "deployments" / "prefect.containers.yaml").read_text(encoding="utf-8"))

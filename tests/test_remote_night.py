@@ -12,12 +12,12 @@ import pytest
 from prefect import flow, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.check import checks
 from nightloom import endpoints
 from nightloom.corpus import EmbedderSettings
 from nightloom.errors import EndpointRefused, EndpointUnavailable, NightFailed
+from nightloom.flows.check import checks
 from nightloom.secrets import EMBEDDER_KEY
-from tasks.pace import limit_name, shared_pace
+from nightloom.tasks.pace import limit_name, shared_pace
 from tests.builders import MODEL as ON_DISK
 from tests.builders import console
 from tests.nights import ON_LITE, QUERIES, TEXTS, Home, night

@@ -6,7 +6,7 @@ from prefect.blocks.system import Secret
 from nightloom.corpus import MilvusSettings
 from nightloom.errors import CorpusFileError
 from nightloom.secrets import MILVUS_TOKEN
-from tasks.secrets import find_secret
+from nightloom.tasks.secrets import find_secret
 
 BLOCK = "milvus-token-of-a-test"
 

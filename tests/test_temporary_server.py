@@ -15,7 +15,7 @@ from tests.builders import ROOT
 GONE_SECONDS = 60.0
 WITH_API = """
 import sys
-from flows.prefect_api import prefect_api
+from nightloom.flows.prefect_api import prefect_api
 from prefect.settings import PREFECT_API_URL
 with prefect_api():
     print(PREFECT_API_URL.value(), flush=True)

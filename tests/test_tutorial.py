@@ -9,9 +9,9 @@ from threading import Thread
 
 import pytest
 
-from flows.nightly_reindex import nightly_reindex
 from nightloom import live
 from nightloom.corpus_file import load_corpus
+from nightloom.flows.nightly_reindex import nightly_reindex
 
 ESSAY = "paul_graham_essay.txt"
 QUESTION = "What did the author learn?"

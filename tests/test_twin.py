@@ -12,13 +12,13 @@ import pytest
 from milvus_lite.server_manager import ServerManager
 from pymilvus import MilvusClient
 
-from flows.check import checks
 from nightloom import index as index_module
 from nightloom import operate
 from nightloom.column_transfer import ColumnTransfer
 from nightloom.corpus import MilvusSettings
 from nightloom.documents import document_id
 from nightloom.errors import Held, IndexInconsistent, IndexRefused, IndexTaken, IndexUnavailable, NightFailed
+from nightloom.flows.check import checks
 from nightloom.index import Index, open_index
 from nightloom.milvus import Connection, open_connection
 from tests.nights import TEXTS, Home, live_name, night

@@ -21,10 +21,10 @@ from typing import Any
 from prefect import Task
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-from flows.nightly_reindex import nightly_reindex
 from nightloom import index as index_module
 from nightloom import night as night_module
 from nightloom.errors import NightloomError
+from nightloom.flows.nightly_reindex import nightly_reindex
 from tests.torture.calls import Fault
 from tests.torture.faults import install
 from tests.torture.model import HashEmbedder, NearReaders
@@ -182,7 +182,7 @@ def _prepare(order: Order) -> None:
 
 
 def _tasks() -> Sequence[Task[Any, Any]]:
-    modules = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
+    modules = [module for name, module in sys.modules.items() if name.startswith("nightloom.tasks.")]
     return [value for module in modules for value in vars(module).values() if isinstance(value, Task)]
 
 

@@ -24,13 +24,14 @@ help: ## List the targets
 install: $(VENV)/installed ## Set up .venv from the lock file
 
 # Nothing is compiled that is never imported: of 2 GB of packages, a night imports a small part.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --progress-bar off
 # The lock files name everything, so that pip has nothing to decide, and takes no file but those that were published.
 PIP_LOCKED := $(PIP_INSTALL) --no-deps --require-hashes
 
 # torch comes after what it needs, from its own file, which says why.
 $(VENV)/installed: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	@echo 'Installing some 200 packages into $(VENV): 2.1 GB on disk, more where torch brings CUDA; two to three minutes'
 	$(PIP_LOCKED) --requirement requirements.lock
 	$(PIP_INSTALL) --requirement requirements-torch.lock
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
@@ -95,14 +96,14 @@ UPGRADE ?= --upgrade
 # For every platform and Python that this runs on, with the hash of every file that the index has of a version.
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 	--no-emit-package torch --custom-compile-command "make lock" $(UPGRADE)
-COMPILE := $(LOCK) --constraint constraints.txt
+COMPILE := $(LOCK) --constraint constraints.txt --extra local --extra lite
 
 lock: $(VENV)/installed-dev ## Renew the lock files
 	$(COMPILE) --extra build --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra build --extra dev --extra milvus --constraint requirements.lock \
 		--output-file requirements-dev.lock pyproject.toml
 	$(COMPILE) --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
-	printf '%s\n' $(AUDIT_TOOLS) | $(COMPILE) --output-file requirements-audit.lock -
+	printf '%s\n' $(AUDIT_TOOLS) | $(LOCK) --constraint constraints.txt --output-file requirements-audit.lock -
 	echo 'pymilvus>=3,<4' | $(LOCK) --no-deps --output-file requirements-pymilvus3.lock -
 	sed -i.old '/^torch==/d' requirements-torch.lock && grep '^torch==' constraints.txt >> requirements-torch.lock
 	rm -f requirements-torch.lock.old

@@ -50,6 +50,8 @@ PORTS_FILE = "ports.json"
 """In the folder of a server: the ports that it had, which are not taken again. A session that it left behind in etcd
 would else name another service of the new server, which would be asked in vain for an hour."""
 LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+HANDED_ON = ("ENDS_WITH_TESTS",)
+"""Variables of the caller that a server has, too: by this one the tests find what they have started."""
 PLACEHOLDER = re.compile(r"\{\{[^:}]*:?\s*([^}]*?)\s*\}\}")  # `{{ name(type): default }}` in the shipped configuration
 LOG_LINES, LOG_LINE_LENGTH = 20, 500  # how much of the end of its log an error carries
 
@@ -137,6 +139,7 @@ def start(
         environment = _configure(package, folder, port, inner_ports, more)
         (folder / PORTS_FILE).write_text(json.dumps([*before, *inner_ports]))
         environment |= {"METRICS_PORT": str(metrics_port), LIBRARY_PATH: str(binaries)}
+        environment |= {name: os.environ[name] for name in HANDED_ON if name in os.environ}
         process = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
             [str(binaries / "milvus"), "run", "standalone"],
             cwd=folder,

@@ -9,6 +9,7 @@ from functools import cached_property
 from nightloom.corpus import EmbedderSettings
 from nightloom.engines import NO_ACCESS, Access, Engine, Work
 from nightloom.errors import EmbedderError, EmbeddingError
+from nightloom.extras import lacking
 from nightloom.vectors import Tokens, Vectors, unusable
 
 
@@ -24,7 +25,7 @@ class Embedder:
         """Find the model, or its tokenizer where it runs behind an endpoint; nothing is loaded or sent yet.
 
         Raises:
-            EmbedderError: Unknown model, no network for it, or weights that are not safetensors.
+            EmbedderError: Unknown model, no network for it, weights that are not safetensors, or nothing to run it.
             EndpointRefused: The key is none.
         """
         self.settings = settings
@@ -193,6 +194,11 @@ def _engine(settings: EmbedderSettings, access: Access) -> Engine:
         from nightloom.remote_model import RemoteModel  # noqa: PLC0415  few need a client
 
         return RemoteModel(settings, access)
+    if missing := lacking("local"):
+        raise EmbedderError(
+            f"embedder.model: {settings.model} runs on this machine, and {missing}; or set embedder.backend ="
+            ' "openai" and embedder.base_url, to ask an endpoint'
+        )
     from nightloom.local_model import LocalModel  # noqa: PLC0415  those who ask an endpoint need no backends
 
     return LocalModel(settings)

@@ -22,6 +22,7 @@ from nightloom.capabilities import LITE, Capabilities, of_server
 from nightloom.column_transfer import ColumnTransfer, PrivatePartsMoved
 from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.errors import IndexInputError
+from nightloom.extras import lacking
 from nightloom.milvus_client import arguments, check_database, connect, release_lite
 from nightloom.milvus_errors import is_too_large, translated, translating
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
@@ -576,8 +577,11 @@ async def open_connection(settings: MilvusSettings, token: SecretStr | None) -> 
     A Milvus Lite file that does not exist is not created before something is written.
 
     Raises:
-        IndexInputError: Milvus cannot be reached within seconds, refuses the token, or its file is open elsewhere.
+        IndexInputError: Milvus cannot be reached within seconds, refuses the token, or its file is open elsewhere;
+            or Milvus Lite is not installed.
     """
+    if settings.file and (missing := lacking("lite")):
+        raise IndexInputError(f"milvus.uri: {settings.uri} is an index in a file, and {missing}; or name a server")
     connection = Connection(settings, token)
     if not connection.is_absent:
         await connection.call(connection.open)

@@ -111,7 +111,7 @@ def _lite_refusal(uri: str, error: Exception) -> str:
 
 def release_lite(uri: str) -> None:
     """Close the file of a Milvus Lite; another process may open it then."""
-    from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415  the only user of a .db file
+    with suppress(Exception):  # not there at all, where it is not installed
+        from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415  the only user of a .db file
 
-    with suppress(Exception):
         server_manager_instance.release_server(uri)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nightloom.errors import EmbedderError, EmbeddingError
+from nightloom.extras import lacking
 from nightloom.models import find_model
 
 BATCH_SIZE = 32
@@ -38,8 +39,10 @@ class Reranker:
         """The model's files, fetched from the hub where they must be.
 
         Raises:
-            EmbedderError: Unknown model, no network for it, or weights that are not safetensors.
+            EmbedderError: Unknown model, no network for it, weights that are not safetensors, or nothing to run it.
         """
+        if missing := lacking("local"):
+            raise EmbedderError(f"retrieval.reranker: {self.name} runs on this machine, and {missing}")
         return find_model(self.name, key="retrieval.reranker")
 
     @cached_property

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nightloom.errors import EmbedderError
+from nightloom.extras import lacking
 from nightloom.vectors import Tokens
 
 SPACES = " \t\n\r"
@@ -106,6 +107,8 @@ def tokenizer_in(folder: Path, name: str) -> Tokenizer:
     if file.exists():
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     else:
+        if missing := lacking("local"):
+            raise EmbedderError(f"{name}: has no tokenizer.json, and to make one {missing}")
         from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import, and few models need it
 
         tokenizer = getattr(AutoTokenizer.from_pretrained(str(folder)), "backend_tokenizer", None)

@@ -37,6 +37,7 @@ from nightloom.corpus import EmbedderSettings  # noqa: E402
 from nightloom.documents import document_id  # noqa: E402
 from nightloom.embedding import Embedder  # noqa: E402
 from tests.builders import MODEL, ROOT  # noqa: E402
+from tests.ending import end_with_this_process  # noqa: E402
 from tests.nights import TEXTS, Home  # noqa: E402
 from tests.prefect_server import PrefectServer  # noqa: E402
 
@@ -64,6 +65,12 @@ FIRST = (
     "test_model.py",
 )
 """The longest: all processes end at about the same time when these begin."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the tests start ends with the process that they were started with, which starts those of pytest-xdist."""
+    if not hasattr(config, "workerinput"):
+        end_with_this_process()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

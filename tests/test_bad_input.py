@@ -151,7 +151,7 @@ def test_bad_input_is_refused_in_words_and_writes_nothing(name: str, tmp_path: P
 
 def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
     done = console("run", "nowhere.toml", "--json", folder=tmp_path, environ={"PREFECT_API_URL": NO_API})
-    check_refused(done, ("nowhere.toml", "no such file"), "corpora/template.toml")
+    check_refused(done, ("nowhere.toml", "no such file"), "`nightloom init` writes one")
     assert json.loads(done.stdout)["corpus"] == "nowhere"
     assert list(tmp_path.iterdir()) == []
 

@@ -364,8 +364,8 @@ def test_what_is_no_toml_is_refused_with_the_file(tmp_path: Path, content: bytes
         load_corpus(file, None, {})
 
 
-def test_a_missing_file_points_to_the_template(tmp_path: Path) -> None:
-    with pytest.raises(CorpusFileError, match=r"nowhere\.toml.*corpora/template\.toml"):
+def test_a_missing_file_points_to_init(tmp_path: Path) -> None:
+    with pytest.raises(CorpusFileError, match=r"nowhere\.toml.*`nightloom init`"):
         load_corpus(tmp_path / "nowhere.toml", None, {})
 
 

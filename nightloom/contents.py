@@ -5,9 +5,8 @@ import json
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -31,9 +30,9 @@ from nightloom.rows import (
     Hit,
     among,
     beyond,
-    checked_node_id,
     head_of,
     hit_of,
+    nodes_among,
     parts,
     row_of,
 )
@@ -183,7 +182,7 @@ class Contents:
 
     async def nodes(self, collection: str, keys: Collection[str]) -> dict[str, Row]:
         """Some nodes by primary key, with document_id, text and embedding; of those that are there."""
-        conditions = [f"id in {json.dumps([checked_node_id(key) for key in part])}" for part in parts(sorted(keys))]
+        conditions = [nodes_among(part) for part in parts(sorted(keys))]
         rows = await self._rows(collection, conditions, ("document_id", "text", "embedding"))
         return {row["id"]: row for row in rows}
 
@@ -506,6 +505,12 @@ class Contents:
             limit: Nodes at most, up to 16,384.
             condition: That they meet: see `nightloom.filters`.
         """
+        return [hit_of(node, score) for node, score in await self.find(collection, question, limit, condition)]
+
+    async def find(
+        self, collection: str, question: Question, limit: int, condition: str = ""
+    ) -> list[tuple[Any, float]]:
+        """The same as nodes of LlamaIndex, each with its score."""
         from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode  # noqa: PLC0415
 
         (words,) = await self._words(collection, [question])
@@ -518,10 +523,10 @@ class Contents:
             mode=VectorStoreQueryMode.HYBRID if words else VectorStoreQueryMode.DEFAULT,
             output_fields=["text", "_node_content", "_node_type"],
         )
-        found = await self.connection.query(collection, query, condition)
-        hits = [hit_of(node, score) for node, score in zip(found.nodes or [], found.similarities or [], strict=True)]
+        answer = await self.connection.query(collection, query, condition)
+        found = list(zip(answer.nodes or [], answer.similarities or [], strict=True))
         if self.reranker is None:
-            return hits[:limit]
-        hits = hits[:depth]
-        (order,) = await self.reranker.orders([question.text], [[hit.text for hit in hits]])
-        return [replace(hits[at], score=score) for at, score in order[:limit]]
+            return found[:limit]
+        found = found[:depth]
+        (order,) = await self.reranker.orders([question.text], [[node.text for node, _ in found]])
+        return [(found[at][0], score) for at, score in order[:limit]]

@@ -101,6 +101,22 @@ class Index:
             )
         return sorted(found, key=lambda generation: generation.created)
 
+    async def live(self) -> Generation | None:
+        """The generation that readers see now; None where they see none, or what is not ours."""
+        if self.connection.is_absent:
+            return None
+
+        def live() -> Generation | None:
+            target = self._alias_target()
+            found = self._describe(target) if target else None
+            return replace(found, live=True) if found else None
+
+        return await self.connection.call(live)
+
+    async def is_live(self, collection: str) -> bool:
+        """Whether the alias names a collection: one request."""
+        return await self.connection.call(lambda: self.alias in self.connection.aliases(collection))
+
     def _alias_target(self) -> str | None:
         """The collection that the alias names; its collections are asked, as DescribeAlias knows no database in 2.3."""
         if self.alias not in self.connection.aliases():

@@ -23,7 +23,7 @@ from nightloom.column_transfer import ColumnTransfer, PrivatePartsMoved
 from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.errors import IndexInputError
 from nightloom.extras import lacking
-from nightloom.milvus_client import arguments, check_database, connect, release_lite
+from nightloom.milvus_client import arguments, check_database, connect, hold_lite, release_lite
 from nightloom.milvus_errors import is_too_large, translated, translating
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
 from nightloom.row_transfer import RowTransfer
@@ -77,6 +77,7 @@ class Connection:
         self.settings = settings
         self._token = token.get_secret_value() if token else ""
         self._opened: MilvusClient | None = None
+        self._holds_file = False
         self.opened_at = 0
         self._stores: dict[str, MilvusVectorStore] = {}
         self._loaded: set[str] = set()
@@ -103,6 +104,9 @@ class Connection:
             IndexInputError: Milvus cannot be opened.
         """
         if self._opened is None:
+            if self.settings.file and not self._holds_file:
+                hold_lite(self.settings.uri)
+                self._holds_file = True
             self._opened = connect(self.settings, self._token)
         return self._opened
 
@@ -203,6 +207,11 @@ class Connection:
     async def index_kind(self, collection: str) -> str:
         """Type of the index over a collection's vectors."""
         return await self.call(lambda: self._index_kind(collection))
+
+    def metric(self, collection: str) -> str:
+        """By which a collection's vectors are compared, in this thread."""
+        found = self.client.describe_index(collection, "embedding", timeout=self.timeout_seconds)
+        return str(found["metric_type"])
 
     def _index_kind(self, collection: str) -> str:
         if collection not in self._kinds:
@@ -507,19 +516,28 @@ class Connection:
                 f' {self.capabilities.version}; upgrade it, or set mode = "dense"'
             )
 
-    async def close(self) -> None:
-        """Close every client; a Milvus Lite file is then free for another process."""
-        for store in self._stores.values():
+    async def forget(self, collection: str) -> None:
+        """Keep nothing of a collection that is asked no more, or that has been released or dropped since."""
+        for kept in (self._fields, self._kinds, self._seen):
+            kept.pop(collection, None)
+        self._loaded.discard(collection)
+        store = self._stores.pop(collection, None)
+        if store is not None:
             with suppress(Exception):
                 if store.aclient is not None:
                     await store.aclient.close()
                 store.client.close()
-        self._stores.clear()
+
+    async def close(self) -> None:
+        """Close every client; a Milvus Lite file is then free for another process."""
+        for collection in list(self._stores):
+            await self.forget(collection)
         if self._opened is not None:
             with suppress(Exception):
                 self._opened.close()
             self._opened = None
-        if self.settings.file:
+        if self._holds_file:
+            self._holds_file = False
             await asyncio.to_thread(release_lite, self.settings.uri)
 
     async def create(self, collection: str, *, dim: int, properties: Mapping[str, str], hybrid: bool = False) -> None:

@@ -1,8 +1,10 @@
 """Opening a client of Milvus: a server that is there and lets us in, or the file of a Milvus Lite."""
 
 import logging
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import grpc
@@ -18,6 +20,10 @@ NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2_147_483_647}
 """Milvus Lite cuts off a client that asks every 10 s whether it is there, as pymilvus does in long pauses."""
 DATABASE_NOT_FOUND = 800
 """Code of Milvus's answer to whoever names a database that is not there."""
+
+_users: Counter[str] = Counter()
+"""Of Milvus Lite files, by path: a reader may have one open that a night of the same process opens and closes."""
+_counting = Lock()
 
 with suppress(ImportError):  # where another version has no such setting, a small night takes a second longer
     from pymilvus.settings import Config
@@ -103,15 +109,32 @@ def _lite_refusal(uri: str, error: Exception) -> str:
         with (Path(uri) / "LOCK").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return f"milvus.uri: {uri}: the file is open in another process; wait for it to end, or end it"
+        return (
+            f"milvus.uri: {uri}: the file is open in another process, and Milvus Lite is for one at a time: wait for it"
+            " to end, end it, or close its reader; a Milvus server is for many"
+        )
     except OSError as reason:
         return f"milvus.uri: {uri}: is no Milvus Lite file, or cannot be written: {reason.strerror}; name another file"
     return f"milvus.uri: {uri}: cannot be opened: {short(error)}"
 
 
-def release_lite(uri: str) -> None:
-    """Close the file of a Milvus Lite; another process may open it then."""
-    with suppress(Exception):  # not there at all, where it is not installed
-        from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415  the only user of a .db file
+def hold_lite(uri: str) -> None:
+    """Say that one more connection of this process uses the file of a Milvus Lite."""
+    with _counting:
+        _users[_file_of(uri)] += 1
 
-        server_manager_instance.release_server(uri)
+
+def release_lite(uri: str) -> None:
+    """Say that one connection less does; after the last one, the file is closed, and another process may open it."""
+    from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415  the only user of a .db file
+
+    file = _file_of(uri)
+    with _counting, suppress(Exception):
+        _users[file] -= 1
+        if _users[file] <= 0:
+            del _users[file]
+            server_manager_instance.release_server(uri)
+
+
+def _file_of(uri: str) -> str:
+    return str(Path(uri).resolve())

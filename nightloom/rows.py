@@ -191,6 +191,15 @@ def among(documents: Iterable[str]) -> str:
     return f"document_id in {json.dumps([checked_id(key) for key in documents])}"
 
 
+def nodes_among(nodes: Iterable[str]) -> str:
+    """The filter for these rows.
+
+    Raises:
+        IndexRefused: One of them is no id of a node.
+    """
+    return f"id in {json.dumps([checked_node_id(key) for key in nodes])}"
+
+
 def beyond(totals: Mapping[str, int]) -> str:
     """The filter for rows of documents at or beyond a position, by document id.
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 from pymilvus import MilvusClient
 
+import nightloom
 from deployments.milvus_access import ROLES
 from nightloom import live, operate
 from nightloom.documents import document_id
@@ -102,6 +103,8 @@ async def test_the_roles_hold_exactly_what_nights_and_readers_ask_for(home: Home
     assert await live.ask(home.corpus, reader_token, "How does dough rise?")
     assert (await live.status(home.corpus, reader_token)).documents
     await live.evaluate_live(home.corpus, reader_token, None)
+    with nightloom.reader(home.file, token=reader_token) as opened:
+        assert await opened.retriever().aretrieve("How does dough rise?")
     reads_without_nightloom(home, database)
     reader = asked(twin)
     assert sorted(pairs(ROLES[READER])) == sorted(reader)

@@ -41,8 +41,8 @@ class Finding:
     is_error: bool = False
 
 
-async def checks(file: Path) -> list[tuple[str, Finding]]:
-    """Try everything that a night needs.
+async def checks(file: Path, *, test_alert: bool = False) -> list[tuple[str, Finding]]:
+    """Try everything that a night needs; with `test_alert`, also send a message to whoever is called when one fails.
 
     Returns:
         Name and finding of each check; after an invalid file there is nothing else to try.
@@ -64,7 +64,7 @@ async def checks(file: Path) -> list[tuple[str, Finding]]:
             found.append((name, Finding(await part(corpus))))
         except NightloomError as error:
             found.append((name, Finding(str(error), is_error=True)))
-    told = await prefect_checks(corpus, file)
+    told = await prefect_checks(corpus, file, test_alert=test_alert)
     return found + [(name, Finding(says, is_error=is_error)) for name, says, is_error in told]
 
 
@@ -86,7 +86,24 @@ async def _disk(corpus: Corpus) -> str:
         raise InputError(
             f"{', '.join(short)} left, and a night may need more; make room, or set TMPDIR, reports or milvus.uri"
         )
+    _check_writable(corpus.reports)
     return ", ".join(f"{_gigabytes(left)} free in {folder}" for folder, left in free.items())
+
+
+def _check_writable(reports: Path) -> None:
+    """Write a file where the reports go, and delete it again: whatever the permissions say, that is what a night does.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    there = next(folder for folder in (reports, *reports.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"reports = {reports}: {there} cannot be written: {error.strerror}; mend that, or name another folder"
+        ) from None
 
 
 def _folders(corpus: Corpus) -> Iterator[Path]:

@@ -480,12 +480,17 @@ def suggest_queries(
 
 
 @app.command()
-def check(corpus: CorpusFile) -> None:
+def check(
+    corpus: CorpusFile,
+    test_alert: Annotated[
+        bool, typer.Option("--test-alert", help="Also send a message to whoever is called when a night fails.")
+    ] = False,
+) -> None:
     """Check what a night needs, from the disk to who is called: a line each, and what to do where one fails."""
     from nightloom.flows.check import checks  # noqa: PLC0415  Prefect takes seconds to import
 
     failed = False
-    for name, error in asyncio.run(checks(corpus)):
+    for name, error in asyncio.run(checks(corpus, test_alert=test_alert)):
         failed |= error.is_error
         sign, colour = ("✗", "red") if error.is_error else ("✓", "green")
         out.print(f"[{colour}]{sign}[/] {name:<10} ", end="")

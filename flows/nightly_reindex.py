@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from nightloom.changes import (
@@ -21,7 +20,7 @@ from nightloom.changes import (
 )
 from nightloom.concurrency import each
 from nightloom.corpus import Alias, SourceSettings
-from nightloom.errors import Held
+from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.parameters import titled
 from nightloom.night import Night
@@ -41,6 +40,7 @@ from nightloom.tasks.publish import ProgressArtifact, publish, reported
 
 
 @flow(name="nightly-reindex", flow_run_name=run_name, persist_result=False, result_serializer="json")
+@ending_in_words
 async def nightly_reindex(
     corpus_file: Annotated[Path | None, titled("Corpus file")] = None,
     name: Annotated[Alias | None, titled("Alias")] = None,
@@ -96,13 +96,9 @@ async def nightly_reindex(
         "gate": gate,
         "shards": shards,
     }
-    try:
-        async with begin(corpus_file, sections, allow_removals=allow_removals, repair=repair) as night, reported(night):
-            report = await go_through(night)
-    except Held as error:
-        return Failed(name="Held", message=str(error), data=error)  # type: ignore[return-value]  # Prefect raises it
-    says = f"{report.outcome}: {report.reason}"
-    return Completed(message=says, data=report.model_dump(mode="json"))  # type: ignore[return-value]  # Prefect unwraps it
+    async with begin(corpus_file, sections, allow_removals=allow_removals, repair=repair) as night, reported(night):
+        report = await go_through(night)
+    return completed(report.reason, report.model_dump(mode="json"), report.outcome.capitalize())
 
 
 async def go_through(night: Night) -> RunReport:

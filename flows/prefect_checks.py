@@ -22,11 +22,11 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.events.actions import CallWebhook, SendNotification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from nightloom.corpus import Corpus
 from nightloom.errors import InputError, NightloomError, PrefectUnavailable
+from nightloom.flows.alerts import check_alerts
 from nightloom.flows.prefect_api import configured_api
 from nightloom.tasks.lease import lease_name
 
@@ -43,8 +43,8 @@ NO_SERVER = (
 )
 
 
-async def prefect_checks(corpus: Corpus, file: Path) -> list[tuple[str, str, bool]]:
-    """Ask the configured Prefect server.
+async def prefect_checks(corpus: Corpus, file: Path, *, test_alert: bool = False) -> list[tuple[str, str, bool]]:
+    """Ask the configured Prefect server; `test_alert` has a message sent to whoever is called when a night fails.
 
     Returns:
         Name, finding, and whether that is an error, of each check; one line where no server is configured or none
@@ -53,7 +53,7 @@ async def prefect_checks(corpus: Corpus, file: Path) -> list[tuple[str, str, boo
     try:
         url = await asyncio.to_thread(configured_api)
         if url is None:
-            return [("prefect", NO_SERVER, False)]
+            return [("prefect", NO_SERVER, test_alert)]
         async with get_client() as client:
             found = [("prefect", await _server(client, url), False)]
             deployments = await _deployments(client, file)
@@ -62,7 +62,7 @@ async def prefect_checks(corpus: Corpus, file: Path) -> list[tuple[str, str, boo
                 "pool": lambda: _pools(client, deployments),
                 "limits": lambda: _limits(client, corpus),
                 "schedule": lambda: _schedule(client, deployments, file),
-                "alerts": lambda: _alerts(client),
+                "alerts": lambda: check_alerts(client, test=test_alert),
                 "last night": lambda: _last_night(client, deployments),
             }
             for name, part in parts.items():
@@ -182,21 +182,6 @@ async def _next(client: PrefectClient, deployment: DeploymentResponse) -> str:
             " and a restart of `prefect server start` mends most"
         )
     return "the server plans its runs within minutes"
-
-
-async def _alerts(client: PrefectClient) -> str:
-    calling = [one for one in await client.read_automations() if any(map(_calls, one.actions))]
-    if not calling:
-        return (
-            "nobody is called when a night fails: create a notification block named nightloom-alerts, in the UI under"
-            " Blocks, then `nightloom bootstrap`"
-        )
-    named = [one.name if one.enabled else f"{one.name} (paused)" for one in calling]
-    return f"somebody is called by: {', '.join(sorted(named))}"
-
-
-def _calls(action: object) -> bool:
-    return isinstance(action, SendNotification | CallWebhook)
 
 
 async def _last_night(client: PrefectClient, deployments: list[DeploymentResponse]) -> str:

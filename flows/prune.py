@@ -3,9 +3,9 @@
 from typing import Annotated, Any, Literal
 
 from prefect import flow
-from prefect.states import Completed
 
 from nightloom.corpus_file import load_corpus
+from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
@@ -15,6 +15,7 @@ from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="prune", flow_run_name=run_name, persist_result=False, result_serializer="json")
+@ending_in_words
 async def prune(
     corpus_file: CorpusFile,
     keep: Annotated[int | None, titled("Generations to keep", ge=0, le=100)] = None,
@@ -36,4 +37,4 @@ async def prune(
         gone = await drop_generations(corpus, token, unseen=which == "all", dry_run=dry_run)
         await show_generations(corpus.name, await list_generations(corpus, token))
     says = f"{'would drop' if dry_run else 'dropped'} {', '.join(gone) or 'nothing'}"
-    return Completed(message=says, data={"dropped": gone, "dry_run": dry_run})  # type: ignore[return-value]  # unwrapped
+    return completed(says, {"dropped": gone, "dry_run": dry_run})

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
 
 from nightloom.changes import EvaluationChanges
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import Held
+from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tables import queries_table
@@ -19,6 +19,7 @@ from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="query-evaluation", flow_run_name=run_name, persist_result=False, result_serializer="json")
+@ending_in_words
 async def query_evaluation(
     corpus_file: CorpusFile,
     evaluation: Annotated[EvaluationChanges | None, titled("Golden queries")] = None,
@@ -45,8 +46,8 @@ async def query_evaluation(
     await show_table(corpus.name, "queries", rows, f"{len(rows)} golden queries, the worst first")
     missed = "; ".join(asked.missed(corpus))
     if missed and missed_floor == "hold":
-        return Failed(name="Held", message=missed, data=Held(missed))  # type: ignore[return-value]  # Prefect raises it
+        raise Held(missed)
     if missed:
         get_run_logger().warning(missed)
     says = ", ".join(f"{metric} {mean:.4f}" for metric, mean in asked.scores.means.items())
-    return Completed(message=says, data=report.model_dump(mode="json"))  # type: ignore[return-value]  # Prefect unwraps it
+    return completed(says, report.model_dump(mode="json"))

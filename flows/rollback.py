@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from prefect.states import Completed
 
 from nightloom.corpus_file import load_corpus
+from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
@@ -16,6 +16,7 @@ from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="rollback", flow_run_name=run_name, persist_result=False, result_serializer="json")
+@ending_in_words
 async def rollback(corpus_file: CorpusFile, to: Annotated[str | None, titled("Generation")] = None) -> dict[str, Any]:
     """Let readers see an earlier generation again: an alias switch, proven by reads through it.
 
@@ -33,4 +34,4 @@ async def rollback(corpus_file: CorpusFile, to: Annotated[str | None, titled("Ge
     await show_generations(corpus.name, await list_generations(corpus, token))
     says = f"{made.alias} is {made.after} again, and was {made.before}"
     get_run_logger().info(says)
-    return Completed(message=says, data=asdict(made))  # type: ignore[return-value]  # Prefect unwraps it
+    return completed(says, asdict(made))

@@ -3,11 +3,12 @@
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.states import Completed
+from prefect.states import Failed
 
 from nightloom.audit import named
 from nightloom.corpus_file import load_corpus
-from nightloom.errors import IndexInconsistent
+from nightloom.errors import IndexInconsistent, NightloomError
+from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.flows.parameters import CorpusFile, titled
@@ -18,6 +19,7 @@ from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="verify", flow_run_name=run_name, persist_result=False, result_serializer="json")
+@ending_in_words
 async def verify(corpus_file: CorpusFile, repair: Annotated[bool, titled("Repair")] = False) -> dict[str, Any]:
     """Look at every row of the live index, and name the documents with missing, surplus or duplicate rows.
 
@@ -34,7 +36,10 @@ async def verify(corpus_file: CorpusFile, repair: Annotated[bool, titled("Repair
     if found.findings and not repair:
         raise IndexInconsistent(f"{says}, not whole: {named(found.findings)}; run it with `repair` to make them anew")
     if found.findings:
-        await nightly_reindex(corpus_file=corpus_file, repair=True)
+        try:
+            await nightly_reindex(corpus_file=corpus_file, repair=True)
+        except NightloomError as error:  # whoever is to be called has been, by the night's own run
+            return Failed(name="Not repaired", message=str(error), data=error)  # type: ignore[return-value]  # raised
         says = f"{says}, {len(found.findings)} were not whole, and are made anew"
     data = {"generation": live.name, "rows": found.rows, "documents": len(found.heads), "repaired": len(found.findings)}
-    return Completed(message=says, data=data)  # type: ignore[return-value]  # Prefect unwraps it
+    return completed(says, data)

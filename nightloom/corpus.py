@@ -762,6 +762,9 @@ class Corpus(Section):
     gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
     shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")
     reports: Path = Field(Path("reports"), title="Reports", description="Folder for the run reports.")
+    reports_keep_days: int = Field(
+        90, ge=0, title="Days to keep reports", description="Older ones are deleted after each night; 0 keeps all."
+    )
 
     @model_validator(mode="after")
     def _gate_knows_its_metrics(self) -> Self:

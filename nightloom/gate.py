@@ -1,6 +1,7 @@
 """What stops a night before readers see it: each check gives its reason in words, or nothing."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from nightloom.comparison import Difference, Loser
@@ -11,6 +12,7 @@ from nightloom.probes import ALIKE, ProbeScores, VectorChecks
 ALWAYS_ALLOWED = 10
 """Documents that may go, or be quarantined, however small the corpus is."""
 NAMED = 3
+QUESTION_CHARACTERS = 80
 
 
 def check_removals(removed: int, live: int, settings: GateSettings) -> None:
@@ -93,18 +95,23 @@ def below_floor(means: Mapping[str, float], floors: Mapping[str, float]) -> Iter
             yield f"{metric} is {means[metric]:.4f}, and gate.floor asks for {floor:g} at least"
 
 
+def shortened(text: str) -> str:
+    """A question as a message names it."""
+    return textwrap.shorten(text, QUESTION_CHARACTERS, placeholder=" ...")
+
+
 def worse_than_live(
-    differences: list[Difference], tolerances: Mapping[str, float], losers: list[Loser]
+    differences: list[Difference], tolerances: Mapping[str, float], losers: list[Loser], texts: Mapping[str, str]
 ) -> Iterator[str]:
-    """A metric is worse than on the live generation by more than the tolerance."""
+    """A metric is worse than on the live generation by more than the tolerance; `texts` are those of the queries."""
     for difference in differences:
         allowed = tolerances[difference.metric]
         if difference.mean >= -allowed:
             continue
         how = f"95 % interval {difference.low:+.4f} to {difference.high:+.4f}" if difference.paired else "not paired"
-        worst = ", ".join(repr(loser.query) for loser in losers[:NAMED])
+        worst = "; ".join(f'"{shortened(texts.get(loser.query, loser.query))}"' for loser in losers[:NAMED])
         yield (
             f"{difference.metric} is {difference.candidate:.4f}, {-difference.mean:.4f} below the live generation's"
             f" {difference.live:.4f} ({how}), and gate.tolerance allows {allowed:g}"
-            + (f"; the queries that lost most: {worst}" if worst else "")
+            + (f"; the questions that lost most: {worst}" if worst else "")
         )

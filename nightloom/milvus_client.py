@@ -47,7 +47,13 @@ def connect(settings: MilvusSettings, token: str) -> MilvusClient:
         IndexInputError: It cannot be reached within seconds, refuses the token, or its file is open elsewhere.
     """
     if settings.file:
-        settings.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise IndexInputError(
+                f"milvus.uri: {settings.uri}: the folder {settings.file.parent} cannot be made: {error.strerror}; make"
+                " it, or name another file"
+            ) from None
         # It logs, with a traceback, every call of the client that it does not have (AllocTimestamp).
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
         logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)  # likewise: a file that does not open

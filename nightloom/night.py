@@ -670,7 +670,7 @@ class Night:
             floors, tolerances = self.demands(self.golden, settings)
             if trial.scores.rankings:
                 failures += below_floor(trial.scores.means, floors)
-            failures += worse_than_live(trial.differences, tolerances, trial.losers)
+            failures += worse_than_live(trial.differences, tolerances, trial.losers, self.golden.texts)
         return failures
 
     def demands(self, golden: GoldenQueries, settings: EvaluationSettings) -> tuple[dict[str, float], dict[str, float]]:

@@ -7,12 +7,13 @@ from pydantic import SecretStr
 
 from nightloom.audit import Audit, named
 from nightloom.corpus import Corpus
-from nightloom.errors import IndexInconsistent, IndexInputError
+from nightloom.errors import IndexInconsistent, IndexInputError, NightloomError
 from nightloom.generations import Generation, disposable, state_of
 from nightloom.heads import versions_of
 from nightloom.index import Index, open_index, proof_of
 from nightloom.live import open_live
-from nightloom.report import DocumentCounts, NodeCounts, RunReport, save_report
+from nightloom.report import DocumentCounts, NodeCounts, RunReport
+from nightloom.report_files import keep_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ async def promote_held(corpus: Corpus, token: SecretStr | None, name: str) -> tu
         documents=DocumentCounts(listed=made.documents),
         scores=dict(target.scores) or None,
     )
-    save_report(report, corpus.reports)
+    keep_report(report, corpus)
     return made, report
 
 
@@ -224,6 +225,21 @@ async def prune(corpus: Corpus, token: SecretStr | None, *, unseen: bool = False
         found = disposable(await index.generations(), corpus.index.keep)
         wanted = [one for one in found if unseen or one.promoted]
         return [one.name for one in wanted if dry_run or await index.drop(one)]
+
+
+NOT_ASKED = "What readers see now could not be asked."
+
+
+async def what_readers_see(index: Index) -> str:
+    """What the alias leads to at this moment, counted by a read, in a sentence."""
+    try:
+        live = next((one for one in await index.generations() if one.live), None)
+        if live is None:
+            return "Readers see nothing yet."
+        nodes = await index.connection.count(live.name)
+    except NightloomError:
+        return NOT_ASKED
+    return f"Readers see {live.name} of {live.created:%Y-%m-%d %H:%M} UTC, {nodes} nodes."
 
 
 def _droppable(generations: list[Generation], corpus: Corpus, name: str) -> Generation:

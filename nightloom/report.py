@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +13,6 @@ from nightloom.comparison import Difference, Loser
 from nightloom.engines import Work
 from nightloom.errors import Outcome
 from nightloom.history import NightRecord
-from nightloom.page import to_html
 from nightloom.probes import ProbeScores, VectorChecks
 
 SHOWN_QUARANTINED = 50
@@ -230,6 +228,7 @@ class RunReport(ReportPart):
     corpus: str = Field(description="Name of the corpus, which is the alias.")
     outcome: Outcome = Field(description="promoted, unchanged, held, failed or refused.")
     reason: str = Field(description="Why, in a sentence.")
+    readers: str = Field("", description="What readers saw when the night had ended, in a sentence.")
     generation: str | None = Field(None, description="The collection that the report is about.")
     fingerprint: str | None = Field(None, description="What makes its embeddings comparable; sha256, hex.")
     started: datetime = Field(description="UTC.")
@@ -271,11 +270,17 @@ def plain(text: str) -> str:
     return "\n".join(_CONTROL.sub("\ufffd", line) for line in text.replace("\t", "    ").split("\n"))
 
 
-def to_markdown(report: RunReport) -> str:
-    """The report as a page: outcome first, then scores, counts, quarantine and times."""
+def to_markdown(report: RunReport, *, charts: bool = True) -> str:
+    """The report as a page: outcome first, then scores, counts, quarantine and times.
+
+    Args:
+        report: It.
+        charts: Whether it holds charts of the last nights, as pictures of many kilobytes that only browsers show.
+    """
     parts = [
         f"# {escape(report.corpus)}: {report.outcome}",
         escape(report.reason),
+        *([escape(report.readers)] if report.readers else ()),
         _table(
             ("", ""),
             [
@@ -294,7 +299,7 @@ def to_markdown(report: RunReport) -> str:
         "## Documents\n\n" + _count_row(report.documents),
         "## Nodes\n\n" + _count_row(report.nodes),
         *_quarantine(report),
-        *_history(report),
+        *(_history(report) if charts else ()),
         "## Seconds\n\n" + _table(("Stage", "Seconds"), [(k, f"{v:.2f}") for k, v in report.seconds.items()]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -457,14 +462,3 @@ def _count_row(part: ReportPart) -> str:
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def save_report(report: RunReport, folder: Path) -> None:
-    """Write the report as Markdown, and as JSON and HTML beside it; the report then says where."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{report.corpus}_{report.started.astimezone(UTC).strftime('%Y%m%dt%H%M%Sz')}.md"
-    report.file = str(file)
-    markdown = to_markdown(report)
-    file.write_text(markdown, encoding="utf-8")
-    file.with_suffix(".html").write_text(to_html(markdown, f"{report.corpus}: {report.outcome}"), encoding="utf-8")
-    file.with_suffix(".json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,11 @@
 """Logs: what a night's own modules say, and what Prefect writes about tasks of which a night has hundreds."""
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from nightloom.errors import NightloomError
 
 TASKS = "prefect.task_runs"
 """Prefect's logger of task runs."""
@@ -33,3 +36,26 @@ def quiet_tasks() -> Iterator[None]:
 
 def _has_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(ENDED_WELL)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Inside the block, what tasks failed with and was foreseen is logged in its own words; its traceback at DEBUG."""
+    logger = logging.getLogger(TASKS)
+    logger.addFilter(_in_words)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_in_words)
+
+
+def _in_words(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, NightloomError) and record.levelno > logging.DEBUG:
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(logging.DEBUG):
+            whole = copy.copy(record)
+            whole.levelno, whole.levelname = logging.DEBUG, "DEBUG"
+            logger.handle(whole)
+        record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
+    return True

@@ -13,12 +13,16 @@ from prefect.logging import get_run_logger
 from nightloom.errors import NightFailed, NightloomError, Outcome
 from nightloom.night import Night
 from nightloom.night_report import report_of
+from nightloom.operate import NOT_ASKED, what_readers_see
 from nightloom.progress import Snapshot
-from nightloom.report import RunReport, save_report
+from nightloom.report import RunReport
+from nightloom.report_files import keep_report
 from nightloom.tables import DocumentsTable, counts_table, quarantine_table
 from nightloom.tasks.artifacts import artifact_key, show_generations, show_report, show_scores, show_table, showing
 from nightloom.tasks.events import announce_end
 
+ASKING_SECONDS = 15
+"""For what readers see, where a night has ended because Milvus does not answer."""
 PROGRESS_SECONDS = 2
 """Between two updates of the progress artifact, at least."""
 LOGGED_TIMES = 10
@@ -97,8 +101,11 @@ async def reported(night: Night) -> AsyncIterator[None]:
 async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
     """Write the report to its folder, show what there is to see in the UI, and say how the night ended."""
     report = report_of(night, outcome, reason)
+    report.readers = await _readers(night)
     if outcome != "refused":  # bad input leaves nothing behind
-        save_report(report, night.corpus.reports)
+        unwritten = keep_report(report, night.corpus)
+        if unwritten:
+            get_run_logger().warning(unwritten)
     await asyncio.gather(
         show_report(report),
         show_scores(report),
@@ -108,8 +115,16 @@ async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
         _show_generations(night, outcome),
     )
     announce_end(report)
-    get_run_logger().info("%s: %s (report: %s)", report.outcome, reason, report.file)
+    get_run_logger().info("%s: %s%s", report.outcome, reason, f" (report: {report.file})" if report.file else "")
     return report
+
+
+async def _readers(night: Night) -> str:
+    try:
+        async with asyncio.timeout(ASKING_SECONDS):
+            return await what_readers_see(night.index)
+    except TimeoutError:
+        return NOT_ASKED
 
 
 async def _show_documents(night: Night, report: RunReport) -> None:
@@ -131,5 +146,6 @@ async def _show_generations(night: Night, outcome: Outcome) -> None:
 
 async def publish_refused(report: RunReport) -> None:
     """Show the report of a night that ended before it began, and say so."""
+    report.readers = NOT_ASKED
     await show_report(report)
     announce_end(report)

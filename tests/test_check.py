@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import yaml
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import (
@@ -33,6 +34,7 @@ from nightloom.tasks.lease import lease_name
 from tests.builders import ROOT, write_tree
 from tests.nights import ON_LITE, Home, live_name, night
 from tests.prefect_server import PrefectServer
+from tests.webhook import receiving
 from tests.website import Website, answer, serving
 
 
@@ -148,14 +150,6 @@ async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(
         await client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=tomorrow))
         await expect("schedule", f"{zoned}the next is planned for {tomorrow:%Y-%m-%d %H:%M} UTC", is_error=False)
 
-        with monkeypatch.context() as without:
-            without.setattr("nightloom.flows.prefect_checks._calls", lambda _: False)
-            await expect("alerts", "nobody is called .*nightloom-alerts.*`nightloom bootstrap`", is_error=False)
-        calls = {"type": "send-notification", "block_document_id": str(uuid4()), "subject": "s", "body": "b"}
-        written = yaml.safe_load((ROOT / "deployments" / "automations" / "failed-night.yaml").read_text("utf-8"))
-        await client.create_automation(AutomationCore.model_validate(written | {"name": pool, "actions": [calls]}))
-        await expect("alerts", f"somebody is called by: .*{pool}", is_error=False)
-
         await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         await client.create_deployment(flow, pool, parameters=given, work_pool_name=pool)
         await expect("pool", f"no worker polls .*`prefect worker start --pool {pool}`")
@@ -226,3 +220,46 @@ async def test_an_index_that_is_not_whole_is_an_error(home: Home) -> None:
         await connection.call(lambda: connection.client.delete(live, filter="position == 1"))
     with pytest.raises(NightloomError, match=r"has 5 rows, and its documents say 6; `nightloom verify --repair`"):
         await _milvus(home.corpus)
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_whoever_is_to_be_called_can_be(on_a_server: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, file = on_a_server.name.replace("_", "-"), ROOT / "corpora" / "alerts.toml"
+
+    async def alerts(*, test: bool = False) -> tuple[str, bool]:
+        found = await prefect_checks(on_a_server, file, test_alert=test)
+        return next((says, is_error) for what, says, is_error in found if what == "alerts")
+
+    with monkeypatch.context() as without:
+        without.setattr("nightloom.flows.alerts.CALLS", ())
+        says, is_error = await alerts()
+        assert ("`nightloom bootstrap`" in says, is_error) == (True, False)
+        assert (await alerts(test=True))[1], "nobody can be called"
+
+    written = yaml.safe_load((ROOT / "deployments" / "automations" / "failed-night.yaml").read_text("utf-8"))
+
+    def calling(block: object) -> AutomationCore:
+        calls = {"type": "send-notification", "block_document_id": str(block), "subject": "s", "body": "b"}
+        return AutomationCore.model_validate(written | {"name": name, "actions": [calls]})
+
+    async with get_client() as client:
+        automation = await client.create_automation(calling(uuid4()))
+        assert await alerts() == ("an automation sends by a block that is gone; run `nightloom bootstrap`", True)
+        with receiving() as webhook:
+            message = {"subject": "{{subject}}", "body": "{{body}}"}
+            block: Any = CustomWebhookNotificationBlock(name="x", url="not an address", json_data=message)
+            await client.update_automation(automation, calling(await block.save(name)))
+            says, is_error = await alerts()
+            assert (says.startswith(f"the block {name!r} cannot send: its URL is no address; mend"), is_error) == (
+                True,
+                True,
+            )
+            block.url = webhook.url
+            await block.save(name, overwrite=True)
+            says, is_error = await alerts()
+            assert (name in says, is_error) == (True, False)
+            assert not webhook.messages
+            says, is_error = await alerts(test=True)
+            assert ("a test was sent by" in says, is_error) == (True, False)
+            assert "No night has failed." in webhook.messages[0]["body"]
+        await client.delete_automation(automation)

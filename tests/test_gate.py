@@ -254,8 +254,8 @@ def test_a_metric_below_its_floor_is_named() -> None:
 
 def test_a_metric_that_fell_too_far_is_named_with_its_interval_and_its_queries() -> None:
     now, before = scores({"a": 0.5, "b": 0.5}), scores({"a": 0.6, "b": 0.5})
-    assert [*worse_than_live(compare(now, before), {"m": 0.0501}, losers(now, before, "m"))] == []
-    (says,) = worse_than_live(compare(now, before), {"m": 0.04}, losers(now, before, "m"))
+    assert [*worse_than_live(compare(now, before), {"m": 0.0501}, losers(now, before, "m"), {})] == []
+    (says,) = worse_than_live(compare(now, before), {"m": 0.04}, losers(now, before, "m"), {"a": "Why?" * 50})
     assert says.startswith("m is 0.5000, 0.0500 below the live generation's 0.5500 (95 % interval -0.1000 to +0.0000)")
-    assert says.endswith("gate.tolerance allows 0.04; the queries that lost most: 'a'")
-    assert [*worse_than_live(compare(before, now), {"m": 0}, [])] == []
+    assert says.endswith('gate.tolerance allows 0.04; the questions that lost most: "..."')
+    assert [*worse_than_live(compare(before, now), {"m": 0}, [], {})] == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 from typing import Any
 
@@ -13,12 +14,15 @@ from nightloom.changes import EvaluationChanges, GateChanges
 from nightloom.corpus import Alias
 from nightloom.documents import document_id
 from nightloom.errors import Held, IndexInconsistent
+from nightloom.flows.check import checks
+from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.flows.prune import prune
 from nightloom.flows.query_evaluation import query_evaluation
 from nightloom.flows.rollback import rollback
 from nightloom.flows.verify import verify
 from nightloom.index import open_index
 from nightloom.operate import all_generations
+from nightloom.report import RunReport
 from nightloom.rows import among
 from tests.builders import command
 from tests.nights import QUERIES, TEXTS, Home, live_name, night
@@ -111,6 +115,25 @@ def test_a_night_shows_documents_quarantine_scores_and_generations(home: Home, k
     scores = latest(prefect_api, f"{key}-scores")
     assert "| nDCG@10 |" in scores
     assert "data:image/svg+xml" in scores
+
+
+async def test_a_refused_run_ends_in_words_and_shows_no_traceback(
+    home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = await rollback(corpus_file=home.file, to="no_such_generation", return_state=True)
+    assert (state.type.value, state.name) == ("FAILED", "Refused")
+    assert (state.message or "").startswith("no_such_generation: no generation of")
+    shown = [record for record in caplog.records if record.levelno >= logging.INFO]
+    assert not [record for record in shown if record.exc_info], "a traceback"
+    assert "Traceback" not in "".join(map(str, shown))
+
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("nightloom.tasks.operate.operate.roll_back", broken)
+    with pytest.raises(ZeroDivisionError):
+        await rollback(corpus_file=home.file)
+    assert [record for record in caplog.records if record.exc_info and record.levelno >= logging.ERROR], "unforeseen"
 
 
 async def test_the_live_index_is_scored_and_a_missed_floor_is_held(home: Home, key: str, prefect_api: str) -> None:
@@ -207,3 +230,20 @@ async def test_generations_beyond_those_to_keep_are_dropped(home: Home, prefect_
     assert (await prune(corpus_file=home.file, keep=1, dry_run=True))["dropped"] == [*reversed(seen[:-1])]
     assert (await prune(corpus_file=home.file, keep=0, which="all"))["dropped"] == [held, *reversed(seen)]
     assert [one.name for one in await all_generations(home.corpus, None)] == [live]
+
+
+async def test_a_night_whose_report_cannot_be_written_is_promoted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTLOOM_REPORTS", str(home.file / "reports"))
+    home.write(SECOND | {"more.txt": "The oboe is a double-reed instrument."})
+    state = await nightly_reindex(corpus_file=home.file, return_state=True)
+    assert (state.type.value, state.name) == ("COMPLETED", "Promoted"), state.message
+    report = RunReport.model_validate(await state.aresult())
+    assert report.file is None
+    assert [one for one in report.warnings if "the report could not be written there: Not a directory" in one]
+    assert re.fullmatch(r"Readers see \w+ of [-0-9]+ [0-9:]+ UTC, \d+ nodes\.", report.readers)
+    found = dict(await checks(home.file))["disk"]
+    assert found.is_error
+    home.write(SECOND)
+    await nightly_reindex(corpus_file=home.file)
+    state = await nightly_reindex(corpus_file=home.file, return_state=True)
+    assert state.name == "Unchanged"

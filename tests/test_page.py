@@ -10,7 +10,8 @@ import pytest
 from nightloom.charts import as_data_uri, scores_chart
 from nightloom.history import NightRecord
 from nightloom.page import PICTURE, to_html
-from nightloom.report import QuarantineEntry, RunReport, escape, save_report, to_markdown
+from nightloom.report import QuarantineEntry, RunReport, escape, to_markdown
+from nightloom.report_files import save_report
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from nightloom.history import NightRecord
 from nightloom.report import (
     SHOWN_QUARANTINED,
     DocumentCounts,
@@ -23,9 +24,9 @@ from nightloom.report import (
     RunReport,
     escape,
     plain,
-    save_report,
     to_markdown,
 )
+from nightloom.report_files import drop_reports, save_report
 from nightloom.rows import Hit
 from nightloom.screen import show_hits, show_report
 from nightloom.tables import counts_table
@@ -275,6 +276,25 @@ def test_a_saved_report_is_the_same_as_page_and_as_data(tmp_path: Path) -> None:
     assert report.file is not None
     page = Path(report.file)
     assert page == tmp_path / "new" / "reports" / "docs_20261122t220000z.md"
-    assert page.read_text(encoding="utf-8") == to_markdown(report)
+    assert page.read_text(encoding="utf-8") == to_markdown(report, charts=False)
     again = RunReport.model_validate_json(page.with_suffix(".json").read_text(encoding="utf-8"))
     assert again == report
+
+
+def test_only_the_html_file_holds_charts(tmp_path: Path) -> None:
+    nights = [NightRecord(started=datetime(2026, 11, day, tzinfo=UTC), outcome="promoted") for day in (1, 2)]
+    report = make_report(history=nights)
+    save_report(report, tmp_path)
+    page = Path(str(report.file))
+    assert "data:image" not in page.read_text(encoding="utf-8")
+    assert "data:image" in page.with_suffix(".html").read_text(encoding="utf-8")
+    assert "data:image" in to_markdown(report), "for the UI"
+
+
+def test_old_reports_of_the_corpus_are_dropped_and_nothing_else(tmp_path: Path) -> None:
+    kept = ["docs_20260901t000000z.md", "docs_20260831t235959z.txt", "docs2_20260101t000000z.md", "docs_notes.md"]
+    gone = ["docs_20260831t235959z.md", "docs_20260831t235959z.html", "docs_20250101t000000z.json"]
+    for name in (*kept, *gone):
+        (tmp_path / name).touch()
+    drop_reports("docs", tmp_path, datetime(2026, 9, 1, tzinfo=UTC))
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept)

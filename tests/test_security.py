@@ -15,7 +15,8 @@ from nightloom.corpus import EmbedderSettings
 from nightloom.embedding import Embedder
 from nightloom.errors import IndexRefused
 from nightloom.models import find_model
-from nightloom.report import RunReport, save_report
+from nightloom.report import RunReport
+from nightloom.report_files import save_report
 from nightloom.rows import among, beyond, checked_node_id
 from tests.builders import MODEL, ROOT
 

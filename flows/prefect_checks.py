@@ -25,12 +25,15 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from nightloom.corpus import Corpus
+from nightloom.corpus_file import corpus_name
 from nightloom.errors import InputError, NightloomError, PrefectUnavailable
 from nightloom.flows.alerts import check_alerts
 from nightloom.flows.prefect_api import configured_api
 from nightloom.tasks.lease import lease_name
+from nightloom.tasks.own_corpus import is_of
 
 FLOW = "nightly-reindex"
+FLOWS = (FLOW, "query-evaluation", "verify", "rollback", "prune")
 CLOCK_SECONDS = 30
 """By how much two clocks may differ: a schedule, a lease and a certificate go by them."""
 PLANNED_MINUTES = 10
@@ -61,6 +64,7 @@ async def prefect_checks(corpus: Corpus, file: Path, *, test_alert: bool = False
                 "clock": lambda: _clock(client),
                 "pool": lambda: _pools(client, deployments),
                 "limits": lambda: _limits(client, corpus),
+                "names": lambda: _names(client, corpus, file),
                 "schedule": lambda: _schedule(client, deployments, file),
                 "alerts": lambda: check_alerts(client, test=test_alert),
                 "last night": lambda: _last_night(client, deployments),
@@ -107,9 +111,43 @@ async def _clock(client: PrefectClient) -> str:
 
 async def _deployments(client: PrefectClient, file: Path) -> list[DeploymentResponse]:
     """Of nights over a corpus file: a deployment names it relative to the folder that the worker runs in."""
+    return [one for one in await _of_flow(client, FLOW) if _runs(one, file)]
+
+
+async def _of_flow(client: PrefectClient, flow: str) -> list[DeploymentResponse]:
+    return await client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])))
+
+
+def _runs(deployment: DeploymentResponse, file: Path) -> bool:
     here = (Path.cwd() / file).as_posix()
-    found = await client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])))
-    return [one for one in found if here.endswith(f"/{str(one.parameters.get('corpus_file') or '-').lstrip('./')}")]
+    return here.endswith(f"/{str(deployment.parameters.get('corpus_file') or '-').lstrip('./')}")
+
+
+async def _names(client: PrefectClient, corpus: Corpus, file: Path) -> str:
+    """Whether every deployment of this corpus is over its file, and every one over its file is named after it."""
+    mine, refused = 0, []
+    for flow in FLOWS:
+        for one in await _of_flow(client, flow):
+            if not (_runs(one, file) or is_of(one.name, corpus.name)):
+                continue
+            mine += 1
+            over = _corpus_of(one, corpus, file)
+            if over and not is_of(one.name, over):
+                refused.append(f"{flow}/{one.name} is over {one.parameters['corpus_file']}, the corpus {over}")
+    if refused:
+        raise InputError(
+            f"{'; '.join(refused)}: every run is refused, as a deployment is for the corpus that it is named after;"
+            " mend prefect.yaml, and `prefect --no-prompt deploy --all`"
+        )
+    return f"{mine} deployments, named after this corpus" if mine else "nothing is deployed for this corpus"
+
+
+def _corpus_of(deployment: DeploymentResponse, corpus: Corpus, file: Path) -> str | None:
+    """The name of the corpus that a deployment runs over; None where its file is not to be had here."""
+    given, name = deployment.parameters.get("corpus_file"), deployment.parameters.get("name")
+    if _runs(deployment, file):
+        return str(name or corpus.name)
+    return corpus_name(given, name) if given and Path(given).is_file() else None
 
 
 async def _pools(client: PrefectClient, deployments: list[DeploymentResponse]) -> str:
@@ -150,7 +188,10 @@ async def _limits(client: PrefectClient, corpus: Corpus) -> str:
 
 async def _schedule(client: PrefectClient, deployments: list[DeploymentResponse], file: Path) -> str:
     if not deployments:
-        return f"no deployment runs {file.name} yet: add one to prefect.yaml, and `prefect --no-prompt deploy --all`"
+        return (
+            f"no deployment runs {file.name} yet: `nightloom init` writes one into prefect.yaml, and"
+            " `prefect --no-prompt deploy --all` deploys it"
+        )
     active = [one for one in deployments if not one.paused and any(schedule.active for schedule in one.schedules)]
     if not active:
         names = ", ".join(f"{FLOW}/{one.name}" for one in deployments)

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 
-from nightloom.corpus_file import load_corpus
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
 from nightloom.tasks.lease import lease
 from nightloom.tasks.operate import drop_generations, list_generations
+from nightloom.tasks.own_corpus import load_own_corpus
 from nightloom.tasks.secrets import find_secret
 
 
@@ -31,7 +31,7 @@ async def prune(
             half-built and the next one would go on with.
         dry_run: Drop nothing.
     """
-    corpus = load_corpus(corpus_file, {"index": {"keep": keep}})
+    corpus = await load_own_corpus(corpus_file, {"index": {"keep": keep}})
     token = await find_secret(corpus.milvus.secret)
     async with lease(corpus):  # what a night is building is half-built, too
         gone = await drop_generations(corpus, token, unseen=which == "all", dry_run=dry_run)

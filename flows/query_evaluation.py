@@ -7,7 +7,6 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from nightloom.changes import EvaluationChanges
-from nightloom.corpus_file import load_corpus
 from nightloom.errors import Held
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
@@ -15,6 +14,7 @@ from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tables import queries_table
 from nightloom.tasks.artifacts import show_scores, show_table
 from nightloom.tasks.operate import ask_live
+from nightloom.tasks.own_corpus import load_own_corpus
 from nightloom.tasks.secrets import find_secret
 
 
@@ -38,7 +38,7 @@ async def query_evaluation(
             it to the log.
     """
     started = datetime.now(UTC)
-    corpus = load_corpus(corpus_file, {"evaluation": evaluation, "gate": {"floor": floor}})
+    corpus = await load_own_corpus(corpus_file, {"evaluation": evaluation, "gate": {"floor": floor}})
     asked = await ask_live(corpus, await find_secret(corpus.milvus.secret))
     report = asked.report(corpus, started)
     await show_scores(report)

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from nightloom.corpus_file import load_corpus
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
 from nightloom.tasks.operate import list_generations, switch_back
+from nightloom.tasks.own_corpus import load_own_corpus
 from nightloom.tasks.secrets import find_secret
 
 
@@ -28,7 +28,7 @@ async def rollback(corpus_file: CorpusFile, to: Annotated[str | None, titled("Ge
         to: Name of a generation, as the artifact `<corpus>-generations` gives it; left empty, the one that readers saw
             before the live one.
     """
-    corpus = load_corpus(corpus_file)
+    corpus = await load_own_corpus(corpus_file)
     token = await find_secret(corpus.milvus.secret)
     made = await switch_back(corpus, token, to)
     await show_generations(corpus.name, await list_generations(corpus, token))

@@ -6,7 +6,6 @@ from prefect import flow
 from prefect.states import Failed
 
 from nightloom.audit import named
-from nightloom.corpus_file import load_corpus
 from nightloom.errors import IndexInconsistent, NightloomError
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
@@ -15,6 +14,7 @@ from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tables import findings_table
 from nightloom.tasks.artifacts import show_table
 from nightloom.tasks.operate import audit_live
+from nightloom.tasks.own_corpus import load_own_corpus
 from nightloom.tasks.secrets import find_secret
 
 
@@ -29,7 +29,7 @@ async def verify(corpus_file: CorpusFile, repair: Annotated[bool, titled("Repair
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
         repair: Run a night that makes those documents anew, where there are any.
     """
-    corpus = load_corpus(corpus_file)
+    corpus = await load_own_corpus(corpus_file)
     live, found = await audit_live(corpus, await find_secret(corpus.milvus.secret))
     says = f"{live.name}: {found.rows} rows of {len(found.heads)} documents"
     await show_table(corpus.name, "verify", findings_table(found.findings), f"{says}, {len(found.findings)} not whole")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nightloom.concurrency import alongside
-from nightloom.corpus_file import corpus_name, load_corpus
+from nightloom.corpus_file import corpus_name
 from nightloom.embedding import read_ahead
 from nightloom.errors import NightFailed, NightloomError
 from nightloom.night import Night, open_night
@@ -16,6 +16,7 @@ from nightloom.progress import Progress
 from nightloom.tasks.events import about, announce
 from nightloom.tasks.lease import lease
 from nightloom.tasks.logs import quiet_tasks, show_own_logs
+from nightloom.tasks.own_corpus import load_own_corpus
 from nightloom.tasks.pace import access_to
 from nightloom.tasks.publish import publish_refused
 from nightloom.tasks.secrets import find_secret
@@ -34,14 +35,14 @@ async def begin(
         repair: As for `Night`.
 
     Raises:
-        InputError: As `load_corpus` and `open_night`; it carries the report.
+        InputError: As `load_own_corpus` and `open_night`; it carries the report.
     """
     show_own_logs()
     progress = Progress()
     name = corpus_name(corpus_file, sections.get("name"))
     async with AsyncExitStack() as opened:
         try:
-            corpus = load_corpus(corpus_file, sections)
+            corpus = await load_own_corpus(corpus_file, sections)
             token = await find_secret(corpus.milvus.secret)
             async with alongside(asyncio.to_thread(read_ahead, corpus.embedder)):
                 await opened.enter_async_context(lease(corpus))

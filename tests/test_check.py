@@ -132,7 +132,7 @@ async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(
 
     await expect("prefect", r"answers: version 3\.", is_error=False)
     await expect("clock", "UTC, as the Prefect server's", is_error=False)
-    await expect("schedule", rf"no deployment runs {pool}\.toml yet: add one to prefect\.yaml", is_error=False)
+    await expect("schedule", rf"no deployment runs {pool}\.toml yet: `nightloom init` writes one", is_error=False)
     async with get_client() as client:
         flow = await client.create_flow_from_name("nightly-reindex")
         given = {"corpus_file": f"corpora/{pool}.toml"}
@@ -167,6 +167,29 @@ async def test_what_stands_in_the_way_of_a_night_is_said_with_its_cure(
         await client.set_flow_run_state(run.id, Running(), force=True)
         await client.set_flow_run_state(run.id, Failed(name="Held", message="too many are gone"), force=True)
         await expect("last night", "Held: too many are gone; `prefect flow-run logs")
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_deployments_that_are_over_another_corpus_are_an_error(on_a_server: Corpus) -> None:
+    name = on_a_server.name
+    file, own = ROOT / "corpora" / f"{name}.toml", f"corpora/{name}.toml"
+    async with get_client() as client:
+        flow = await client.create_flow_from_name("rollback")
+        mine = await client.create_deployment(flow, name, parameters={"corpus_file": own})
+        assert (await told(on_a_server, file))["names"] == ("1 deployments, named after this corpus", False)
+        for deployment, over, says in (
+            (
+                f"{name}-copied",
+                str(DEMO),
+                f"rollback/{name}-copied is over {DEMO}, the corpus demo: every run is refused",
+            ),
+            ("company", own, f"rollback/company is over {own}, the corpus {name}: every run is refused"),
+        ):
+            wrong = await client.create_deployment(flow, deployment, parameters={"corpus_file": over})
+            found = (await told(on_a_server, file))["names"]
+            assert (found[0].startswith(says), found[1]) == (True, True), found
+            await client.delete_deployment(wrong)
+        await client.delete_deployment(mine)
 
 
 @pytest.mark.usefixtures("prefect_api")

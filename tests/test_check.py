@@ -176,7 +176,7 @@ async def test_deployments_that_are_over_another_corpus_are_an_error(on_a_server
     async with get_client() as client:
         flow = await client.create_flow_from_name("rollback")
         mine = await client.create_deployment(flow, name, parameters={"corpus_file": own})
-        assert (await told(on_a_server, file))["names"] == ("1 deployments, named after this corpus", False)
+        assert (await told(on_a_server, file))["deployed"] == ("1 deployments, named after this corpus", False)
         for deployment, over, says in (
             (
                 f"{name}-copied",
@@ -186,7 +186,7 @@ async def test_deployments_that_are_over_another_corpus_are_an_error(on_a_server
             ("company", own, f"rollback/company is over {own}, the corpus {name}: every run is refused"),
         ):
             wrong = await client.create_deployment(flow, deployment, parameters={"corpus_file": over})
-            found = (await told(on_a_server, file))["names"]
+            found = (await told(on_a_server, file))["deployed"]
             assert (found[0].startswith(says), found[1]) == (True, True), found
             await client.delete_deployment(wrong)
         await client.delete_deployment(mine)

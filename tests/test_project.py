@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_every_flow_has_a_deployment_for_that_corpus_alone(tmp_path: Path) -> No
         for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     }
     assert names == FLOWS
+
+
+def test_the_clone_takes_another_corpus_too(tmp_path: Path) -> None:
+    """What its own blocks define for themselves alone, a copied block would define a second time."""
+    text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+    assert not re.search(r": &", text.partition("\ndeployments:")[2])
+    (tmp_path / "prefect.yaml").write_text(text, encoding="utf-8")
+    assert command("init", tmp_path, "--add", "docs").returncode == 0
+    assert len([entry for entry in deployments(tmp_path) if entry["name"] == "docs"]) == len(FLOWS)
 
 
 @pytest.mark.parametrize(

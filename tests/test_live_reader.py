@@ -15,6 +15,7 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import MockLLM
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from pydantic import SecretStr
+from pymilvus import MilvusClient
 
 import nightloom
 from nightloom import live
@@ -25,7 +26,8 @@ from tests.builders import MODEL
 from tests.index_once import index_once
 from tests.nights import QUERIES, TEXTS, Home
 
-HYBRID = '[retrieval]\nmode = "hybrid"\ntop_k = 3\nfilter = {source = "texts"}\n'
+SOME = json.dumps([f"texts/{name}.txt" for name in ("bread", "chess", "moon", "tea")])
+HYBRID = f'[retrieval]\nmode = "hybrid"\ntop_k = 3\nfilter = {{uri = {SOME}}}\n'
 PART = "XK-4711-B"
 TEA = {"tea.txt": f"Green tea, part {PART}, is steeped at eighty degrees."}
 
@@ -53,6 +55,7 @@ def reader(home: Home) -> Iterator[Reader]:
         ("lite", "[retrieval]\ntop_k = 3\n"),
         pytest.param("server", "[retrieval]\ntop_k = 3\n", marks=pytest.mark.milvus),
     ],
+    ids=["lite-hybrid", "lite-dense", "server-dense"],
     indirect=["home"],
 )
 async def test_it_finds_what_ask_shows_and_follows_promotions(home: Home, more: str) -> None:
@@ -70,6 +73,8 @@ async def test_it_finds_what_ask_shows_and_follows_promotions(home: Home, more: 
         assert found(some.retrieve(QUERIES["q1"])) == await asked(home, QUERIES["q1"], 1, uri="texts/moon.txt")
 
         first = reader.generation()
+        MilvusClient(home.corpus.milvus.uri).release_collection(first)
+        assert found(retriever.retrieve(PART)) == await asked(home, PART), "it is loaded again"
         home.write(TEXTS | {"tea.txt": "The kettle, part ZZ-1, whistles."})
         await index_once(home.corpus)
         await drop_generation(home.corpus, None, first)
@@ -93,7 +98,9 @@ async def test_another_model_and_mode_are_followed_as_well_and_a_corpus_file_tha
     retriever = reader.retriever(2)
     before = found(retriever.retrieve(QUERIES["q3"]))
     plain = home.file.read_text(encoding="utf-8")
-    ahead = plain.replace(f'model = "{MODEL}"', f'model = "{MODEL}"\ntext_prefix = "passage: "')
+    ahead = plain.replace(
+        f'model = "{MODEL}"', f'model = "{MODEL}"\ntext_prefix = "passage: "\nquery_prefix = "question: "'
+    )
     home.file.write_text(f'{ahead}[retrieval]\nmode = "hybrid"\n', encoding="utf-8")
     assert found(retriever.retrieve(QUERIES["q3"])) == before
     with nightloom.reader(home.file) as another:

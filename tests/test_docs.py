@@ -2,25 +2,19 @@
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import typer
 
 from deployments.local_prefect import wait_until
-from nightloom.corpus_file import load_corpus
-from nightloom.flows.console import app
 from nightloom.flows.reference import PAGES
 from tests.builders import ROOT, command
 from tests.prefect_stack import small_corpus
@@ -28,7 +22,6 @@ from tests.prefect_stack import small_corpus
 README = ROOT / "README.md"
 QUICKSTART = ROOT / "docs" / "quickstart.md"
 WRITTEN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-MADE = {ROOT / "docs" / name for name in PAGES}
 BETWEEN = "--- next block ---"
 END_SECONDS = 30
 START_SECONDS = 120
@@ -38,27 +31,10 @@ SOME_PAGES = ("quickstart.md", "events.md")
 """A corpus that is indexed in seconds."""
 
 
-CORPUS: dict[str, Any] = {
-    "name": "docs",
-    "sources": [{"path": "pages"}],
-    "embedder": {"model": "m"},
-    "milvus": {"uri": "index.db"},
-    "evaluation": {"queries": "queries.jsonl", "qrels": "qrels.tsv"},
-}
-"""What the pieces of corpus files on the pages are pieces of."""
-
-
 def blocks(page: Path, kind: str = "console") -> list[str]:
     """What a page tells to type, or its blocks of another kind."""
     text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def commands(page: Path) -> list[list[str]]:
-    """The same, word by word, without comments."""
-    whole = "".join(blocks(page)).replace("\\\n", " ")
-    split = [shlex.split(line, comments=True) for line in whole.splitlines() if "<<" not in line]
-    return [words for words in split if words]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -162,35 +138,6 @@ def test_the_quickstart_does_what_it_says(tmp_path: Path, prefect_server: str) -
     assert best in second
     assert "1 added" in second
     assert best not in back, "it was taken back"
-
-
-@pytest.mark.parametrize("page", [page for page in WRITTEN if page not in MADE], ids=lambda page: page.name)
-def test_every_command_of_a_page_is_there_with_its_options(page: Path) -> None:
-    """Those that no test runs, as they need a bucket, a cluster or the network: a name that has changed is found."""
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for program, *words in commands(page):
-        if program == "make":
-            assert set(words) <= targets, words
-        elif program == "nightloom":
-            parse(typer.main.get_command(app), words)
-        elif program == "python" and words[0].endswith(".py"):
-            assert (ROOT / words[0]).is_file(), words
-
-
-@pytest.mark.parametrize("page", [page for page in WRITTEN if blocks(page, "toml")], ids=lambda page: page.name)
-def test_every_piece_of_a_corpus_file_fits_into_one(page: Path, tmp_path: Path) -> None:
-    file = tmp_path / "corpus.toml"
-    file.write_text("")
-    for block in blocks(page, "toml"):
-        load_corpus(file, CORPUS | tomllib.loads(block), {})
-
-
-def parse(command: Any, words: list[str]) -> None:
-    """Read the words of a command as it would; an error is raised where it does not know one of them, or lacks one."""
-    with command.make_context("nightloom", list(words)) as context:
-        if hasattr(command, "resolve_command"):
-            _, found, rest = command.resolve_command(context, context._protected_args + context.args)
-            parse(found, rest)
 
 
 @pytest.mark.parametrize("name", PAGES)

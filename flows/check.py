@@ -122,7 +122,10 @@ def _gigabytes(count: int) -> str:
 async def _sources(corpus: Corpus) -> str:
     with working_folder() as folder:
         on_disk = [await asyncio.to_thread(list_source, source, folder) for source in corpus.sources if source.file]
-    found = [f"{len(one_listing(on_disk, corpus.sources).documents)} documents on disk"] if on_disk else []
+    found = []
+    if on_disk:
+        listing = one_listing(on_disk, corpus.sources)
+        found = ["; ".join([f"{len(listing.documents)} documents on disk", *map(str, listing.left_out)])]
     try:
         return ", ".join(found + [await reach(source) for source in corpus.sources if not source.file])
     except SourceUnavailable as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from nightloom.left_out import LeftOut
 from nightloom.spool import Record
 
 ID_HEX_DIGITS = 32
@@ -219,7 +220,12 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a source has tonight."""
+    """What a source has tonight.
+
+    Attributes:
+        left_out: What its rules leave out, such as `include`.
+    """
 
     documents: Sequence[DocumentRef]
     quarantined: tuple[Quarantined, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()

@@ -48,6 +48,7 @@ from nightloom.golden import GoldenQueries, Reference, load_golden
 from nightloom.heads import ChosenHeads, Head, Validators, rows_of, versions_of
 from nightloom.history import NightRecord, history_with, read_history
 from nightloom.index import Index, agrees, open_index, proof_in, proof_of
+from nightloom.left_out import LeftOut
 from nightloom.planning import Plan, Shard, deal_out, make_plan
 from nightloom.probes import draw, duplicate_rate
 from nightloom.progress import Progress
@@ -160,6 +161,7 @@ class Night:
         self.answers: AnswerScores | None = None
         self.versions = Versions()
         self.quarantined: list[Quarantined] = []
+        self.left_out: tuple[LeftOut, ...] = ()
         self.warnings: list[str] = []
         self.notes: Counter[str] = Counter()
         self.nodes = NodeCounts()
@@ -258,6 +260,7 @@ class Night:
         built = None if self.target is None or self.in_place else await self.index.contents.audit(self.target.name)
         self.plan = make_plan(listing, self.live_heads, built.sound if built else {}, self.fingerprint, self.damaged)
         self.quarantined = list(self.plan.quarantined)
+        self.left_out = listing.left_out
         self.versions = Versions(versions_of(self.plan.done))
         self._judge(listing)
         self._check_removals()

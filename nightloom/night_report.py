@@ -11,6 +11,7 @@ from nightloom.planning import became
 from nightloom.report import (
     DocumentCounts,
     EmbedderWork,
+    LeftOutEntry,
     LoserEntry,
     MetricEntry,
     ProbeCounts,
@@ -53,6 +54,7 @@ def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
         vectors=_vector_counts(night),
         history=[*night.history, record][-NIGHTS:],
         answers=night.answers,
+        left_out=[LeftOutEntry.of(left) for left in night.left_out],
         quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in night.quarantined],
         warnings=night.warnings + [f"{note}: {count} documents" for note, count in sorted(night.notes.items())],
     )

@@ -13,6 +13,7 @@ from nightloom.comparison import Difference, Loser
 from nightloom.engines import Work
 from nightloom.errors import Outcome
 from nightloom.history import NightRecord
+from nightloom.left_out import LeftOut
 from nightloom.probes import ProbeScores, VectorChecks
 
 SHOWN_QUARANTINED = 50
@@ -196,6 +197,22 @@ class QuarantineEntry(ReportPart):
     reason: str
 
 
+class LeftOutEntry(ReportPart):
+    """What one rule leaves out of the sources."""
+
+    rule: str = Field(description="include, exclude, .gitignore, robots.txt, or what else decided.")
+    count: int = Field(description="How many.")
+    unit: str = Field(description="files, folders, pages, links or submodules.")
+    kinds: dict[str, int] = Field(description="Of files: how many by the ending of their names, the most first.")
+    says: str = Field(description="The same as a sentence.")
+
+    @classmethod
+    def of(cls, left: LeftOut) -> Self:
+        """From what the sources counted."""
+        kinds = dict(left.kinds.most_common()) if left.unit == "files" else {}
+        return cls(rule=left.rule, count=left.kinds.total(), unit=left.unit, kinds=kinds, says=str(left))
+
+
 class EmbedderWork(ReportPart):
     """What embedding took."""
 
@@ -254,6 +271,9 @@ class RunReport(ReportPart):
     queries: QueryCounts | None = Field(None, description="Null where no query was asked tonight.")
     answers: AnswerScores | None = Field(None, description="Null where no answer was judged tonight.")
     quarantine: list[QuarantineEntry] = Field(default_factory=list)
+    left_out: list[LeftOutEntry] = Field(
+        default_factory=list, description="What the sources have and their rules leave out, by rule."
+    )
     history: list[NightRecord] = Field(
         default_factory=list, description="The last nights that changed something, or were held, and this one."
     )
@@ -296,7 +316,7 @@ def to_markdown(report: RunReport, *, charts: bool = True) -> str:
         *_probes(report),
         *(f"**Warning:** {escape(warning)}" for warning in report.warnings),
         *_answers(report.answers),
-        "## Documents\n\n" + _count_row(report.documents),
+        "\n\n".join(["## Documents", _count_row(report.documents), *_left_out(report)]),
         "## Nodes\n\n" + _count_row(report.nodes),
         *_quarantine(report),
         *(_history(report) if charts else ()),
@@ -452,6 +472,10 @@ def _quarantine(report: RunReport) -> list[str]:
     table = _table(("Document", "Reason"), [(escape(entry.uri), escape(entry.reason)) for entry in shown])
     more = len(report.quarantine) - len(shown)
     return [f"## Quarantined\n\n{table}" + (f"\n\nand {more} more, in the JSON report" if more else "")]
+
+
+def _left_out(report: RunReport) -> list[str]:
+    return ["\n".join(f"- {escape(left.says)}" for left in report.left_out)] if report.left_out else []
 
 
 def _count_row(part: ReportPart) -> str:

@@ -64,6 +64,8 @@ def show_report(console: Console, report: RunReport) -> None:
     for what, part in (("documents", report.documents), ("nodes", report.nodes)):
         counts = part.model_dump()
         table.add_row(what, ", ".join(f"{count} {which}" for which, count in counts.items()))
+    for left in report.left_out:
+        table.add_row("left out", Text(plain(left.says)))
     table.add_row("truncated tokens", str(report.truncated_tokens))
     if report.scores is not None:
         table.add_row("scores", ", ".join(f"{metric} {value:.4f}" for metric, value in report.scores.items()))

@@ -62,9 +62,16 @@ async def test_every_source_says_what_it_has(website: Website, tmp_path: Path) -
     page = website.url("/page", answer())
     body = f"<urlset><url><loc>{page}</loc></url></urlset>".encode()
     sitemap = website.url("/sitemap.xml", answer(body=body))
-    sources = [{"path": "pages"}, {"csv": "rows.csv"}, {"url": page}, {"sitemap": sitemap, "name": "site"}]
-    says = await _sources(corpus_of(tmp_path, sources))
-    assert says == "3 documents on disk, 1 URLs answer, 1 pages in site"
+    sources: list[dict[str, Any]] = [
+        {"path": "pages", "exclude": ["*.xlsx"]},
+        {"csv": "rows.csv"},
+        {"url": page},
+        {"sitemap": sitemap, "name": "site"},
+    ]
+    corpus = corpus_of(tmp_path, sources)
+    write_tree(tmp_path, {"pages/b.xlsx": ""})
+    says = await _sources(corpus)
+    assert says == "3 documents on disk; 1 file left out by exclude: 1 .xlsx, 1 URLs answer, 1 pages in site"
 
 
 @pytest.mark.parametrize("status", [404, 403, 500])

@@ -443,6 +443,7 @@ async def test_a_source_gives_what_comes_and_a_reason_for_the_rest(website: Webs
     assert (ref.uri, ref.media_type, ref.metadata) == (good, "text/html", (("tags", "a b"),))
     reasons = {entry.uri: entry.reason for entry in listing.quarantined}
     assert reasons.keys() == {missing, forbidden, down}, "only what is gone for good is left out"
+    assert [str(left) for left in listing.left_out] == ["1 page left out by HTTP 410, gone for good"]
     assert "HTTP 404" in reasons[missing]
     assert "HTTP 403" in reasons[forbidden]
     assert "HTTP 500" in reasons[down]

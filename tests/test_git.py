@@ -212,7 +212,7 @@ async def test_what_is_known_of_a_repository_before_a_night(
     corpus = load_corpus(None, {"name": "docs", "sources": sources}, {})
     local, remote = corpus.sources
     commit = repository.commit({"new.md": "new"})
-    assert await reach(local) == "4 files in docs"
+    assert await reach(local) == "4 files in docs; 1 file left out by exclude: 1 .md"
     assert await reach(remote) == f"commit {commit[:12]} of elsewhere"
     assert sorted(document_names(corpus))[:2] == [("docs/a.md", "a.md"), ("docs/guide/b.txt", "guide/b.txt")]
     assert len(document_names(corpus)) == 4

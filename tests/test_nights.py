@@ -28,7 +28,7 @@ from nightloom.errors import (
 from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.index import open_index
 from nightloom.night import Night
-from nightloom.report import RunReport
+from nightloom.report import RunReport, to_markdown
 from nightloom.splitting import Node, Splitter
 from nightloom.working_folder import PREFIX
 from tests.nights import ON_LITE, QUERIES, TEXTS, Home, environment, night
@@ -39,8 +39,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 async def test_the_first_night_indexes_everything_and_the_second_does_nothing(home: Home) -> None:
+    (home.folder / "texts" / "sheet.xlsx").write_bytes(b"")
+    corpus = home.file.read_text(encoding="utf-8")
+    home.file.write_text(corpus.replace("[embedder]", 'exclude = ["*.xlsx"]\n[embedder]'), encoding="utf-8")
     first = await night(home)
     assert first["outcome"] == "promoted"
+    assert first["left_out"][0]["says"] == "1 file left out by exclude: 1 .xlsx"
+    assert "- 1 file left out by exclude: 1 .xlsx" in to_markdown(RunReport.model_validate(first))
     assert first["documents"] == {
         "listed": 5,
         "added": 5,

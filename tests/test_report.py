@@ -18,6 +18,7 @@ from nightloom.history import NightRecord
 from nightloom.report import (
     SHOWN_QUARANTINED,
     DocumentCounts,
+    LeftOutEntry,
     NodeCounts,
     QuarantineEntry,
     QueryCounts,
@@ -201,8 +202,11 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
 )
 def test_a_night_on_the_terminal_shows_names_as_they_are(text: str) -> None:
     console, screen = terminal()
-    show_report(console, make_report(reason=text, quarantine=[QuarantineEntry(uri=text, reason=text)]))
+    left_out = [LeftOutEntry(rule="include", count=3, unit="files", kinds={}, says="3 files left out by include")]
+    entries = [QuarantineEntry(uri=text, reason=text)]
+    show_report(console, make_report(reason=text, quarantine=entries, left_out=left_out))
     assert screen.getvalue().count(shown(text)) == 3
+    assert "left out          3 files left out by include" in screen.getvalue()
     assert "\x1b" not in screen.getvalue()
 
 

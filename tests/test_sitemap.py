@@ -86,6 +86,7 @@ async def test_include_and_exclude_go_by_the_path(website: Website, tmp_path: Pa
     assert paths(website, await taken(url, tmp_path)) == sorted(names)
     found = await taken(url, tmp_path, include=["guide/**", "über", "index.html"], exclude=["old/"])
     assert paths(website, found) == ["/", "/%C3%BCber", "/guide/first"]
+    assert [(left.rule, left.kinds.total()) for left in found.left_out] == [("exclude", 1), ("include", 2)]
 
 
 async def test_lastmod_and_tags_are_metadata(website: Website, tmp_path: Path) -> None:
@@ -124,6 +125,7 @@ async def test_robots_txt_is_honoured(website: Website, tmp_path: Path) -> None:
     found = await taken(with_sitemap(website, urlset(*urls)), tmp_path)
     assert paths(website, found) == ["/page", "/private/page"], "our own section comes before that for all"
     assert found.quarantined == ()
+    assert [str(left) for left in found.left_out] == ["1 page left out by robots.txt"]
     assert "/ours/page" not in {path for path, _ in website.asked}
 
 
@@ -226,5 +228,5 @@ async def test_a_sitemap_that_is_down_may_come_back(website: Website, tmp_path: 
 
 async def test_pages_can_be_counted_without_fetching_them(website: Website, tmp_path: Path) -> None:
     url = with_sitemap(website, urlset(*(website.url(f"/{number}", answer()) for number in range(3))))
-    assert await count_pages(SourceSettings(sitemap=url), tmp_path, QUICK) == 3
+    assert await count_pages(SourceSettings(sitemap=url), tmp_path, QUICK) == (3, ())
     assert {path for path, _ in website.asked} == {"/sitemap.xml", "/robots.txt"}

@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, document_id
 from nightloom.errors import DocumentError, SourceError
+from nightloom.left_out import KINDS, LeftOutCounter
 from nightloom.reading import read_document
 from nightloom.sources import list_source, one_listing, tables
+from nightloom.sources.listing import LINKS
 from tests.builders import write_jsonl, write_tree
 
 TREE: dict[str, bytes | str] = {
@@ -109,6 +111,32 @@ def test_include_takes_and_exclude_leaves(
 ) -> None:
     found = folder_source(write_tree(tmp_path, TREE), include=include, exclude=exclude)
     assert {ref.item for ref in found.documents} == taken
+    assert sum(left.kinds.total() for left in found.left_out) == len(TREE) - len(taken)
+    assert {left.rule for left in found.left_out} <= {"include", "exclude"}
+
+
+def test_what_rules_leave_out_is_counted_by_rule_and_kind(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = dict.fromkeys((f"{n}.DOCX" for n in range(6)), "")
+    files |= {f"{n}.xlsx": "" for n in range(3)}
+    files |= {f"n/{n}{end}": "" for n, end in enumerate((".a", ".b", ".c", ".d", "", ". odd", ".log"))}
+    files |= {"page.md": "page", "draft.md": "draft", ".gitignore": "*.log\n/built/\n", "built/x": "", ".git/x": ""}
+    one = folder_source(write_tree(tmp_path / "one", files), include=["*.md"], exclude=["draft*"], gitignore=True)
+    assert uris(one) == ["docs/page.md"]
+    assert [str(left) for left in one.left_out] == [
+        "1 file left out by .gitignore: 1 .log",
+        "1 folder left out by .gitignore",
+        "1 file left out by exclude: 1 .md",
+        "16 files left out by include: 6 .docx, 3 .xlsx, 3 without an ending, 1 .a, 1 .b, 2 others",
+    ]
+    two = list_source(SourceSettings(name="two", path=write_tree(tmp_path / "two", {"page.md": "", "x.docx": ""})))
+    assert one_listing([one, two]).left_out == one.left_out
+    none = folder_source(tmp_path / "one", include=["*.txt"])
+    with pytest.raises(SourceError, match=r"no document found .* 21 files left out by include: 6 \.docx"):
+        one_listing([none], [SourceSettings(path=tmp_path)])
+    counter = LeftOutCounter()
+    for number in range(KINDS + 50):
+        counter.file("include", f"page.{number}")
+    assert (len(counter.found[0].kinds), counter.found[0].kinds["others"]) == (KINDS + 1, 50)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +171,9 @@ def test_symbolic_links_are_not_followed(tmp_path: Path) -> None:
     (inside / "folder").symlink_to(outside / "more", target_is_directory=True)
     (inside / "dangling.txt").symlink_to(tmp_path / "nowhere")
     (inside / "loop").symlink_to(inside, target_is_directory=True)
-    assert uris(folder_source(inside)) == ["docs/page.txt"]
+    found = folder_source(inside)
+    assert uris(found) == ["docs/page.txt"]
+    assert [str(left) for left in found.left_out] == [f"4 links left out by {LINKS}"]
 
 
 def test_what_is_no_regular_file_is_not_listed(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ async def test_include_exclude_and_name(memory: Any, tmp_path: Path) -> None:
     source = SourceSettings(store="memory://docs", name="kb", include=("**/*.txt",), exclude=("old/",))
     found = await taken(source, tmp_path)
     assert [(ref.uri, ref.item) for ref in found.documents] == [("kb/guide/b.txt", "guide/b.txt")]
-    assert count_objects(source) == 1
+    count, left_out = count_objects(source)
+    assert (count, left_out) == (1, found.left_out)
+    assert {left.rule for left in left_out} == {"include", "exclude"}
 
 
 async def test_every_kind_of_source_is_taken_by_one_entry(memory: Any, tmp_path: Path) -> None:

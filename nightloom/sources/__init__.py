@@ -115,7 +115,7 @@ async def reach(source: SourceSettings) -> str:
     """Ask a source that is not on this disk whether it is there, and fetch no document.
 
     Returns:
-        What it has, in words.
+        What it has, and what its rules leave out, in words.
 
     Raises:
         SourceUnavailable: It does not answer now.
@@ -125,13 +125,18 @@ async def reach(source: SourceSettings) -> str:
         from nightloom.sources.sitemap import count_pages  # noqa: PLC0415  only its users pay for its imports
 
         with working_folder() as folder:
-            return f"{await count_pages(source, folder)} pages in {source.label}"
+            count, left_out = await count_pages(source, folder)
+        return "; ".join([f"{count} pages in {source.label}", *map(str, left_out)])
     if source.store:
         from nightloom.sources.store import count_objects  # noqa: PLC0415  likewise
 
-        return f"{await asyncio.to_thread(count_objects, source)} objects in {source.label}"
+        count, left_out = await asyncio.to_thread(count_objects, source)
+        return "; ".join([f"{count} objects in {source.label}", *map(str, left_out)])
     if source.git_folder:
-        return f"{len(await asyncio.to_thread(_git_names, source))} files in {source.label}"
+        from nightloom.sources.git import git_files  # noqa: PLC0415  likewise
+
+        files, left_out = await asyncio.to_thread(git_files, source)
+        return "; ".join([f"{len(files)} files in {source.label}", *map(str, left_out)])
     if source.git:
         from nightloom.sources.git import check_git  # noqa: PLC0415  likewise
 

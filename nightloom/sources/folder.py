@@ -10,7 +10,8 @@ from pathspec import GitIgnoreSpec
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined
 from nightloom.errors import SourceError
-from nightloom.sources.listing import MEND, Selection, listing_of, metadata_of, not_text
+from nightloom.left_out import LeftOutCounter
+from nightloom.sources.listing import LINKS, MEND, Selection, listing_of, metadata_of, not_text
 
 READ_BYTES = 1 << 20
 
@@ -43,14 +44,20 @@ def hash_file(file: Path) -> tuple[str, int]:
 def _list_folder(source: SourceSettings, folder: Path) -> Listing:
     chosen = Selection(source)
     return listing_of(
-        _hashed(source, file, f"{source.name}/{relative}" if source.name else relative, relative)
-        for file, relative in _walk(folder, heed_gitignore=source.gitignore)
-        if relative in chosen
+        (
+            _hashed(source, file, f"{source.name}/{relative}" if source.name else relative, relative)
+            for file, relative in _walk(folder, chosen.left_out, heed_gitignore=source.gitignore)
+            if chosen.takes(relative)
+        ),
+        chosen.left_out,
     )
 
 
-def _walk(folder: Path, *, heed_gitignore: bool) -> Iterator[tuple[Path, str]]:
-    """Every regular file below a folder with its POSIX path relative to it; symbolic links are not followed."""
+def _walk(folder: Path, left_out: LeftOutCounter, *, heed_gitignore: bool) -> Iterator[tuple[Path, str]]:
+    """Every regular file below a folder with its POSIX path relative to it; symbolic links are not followed.
+
+    What .gitignore names, and links, are counted; .git itself is nobody's document.
+    """
 
     def refuse(error: OSError) -> None:
         raise SourceError(f"{error.filename}: cannot be listed: {error.strerror}") from error
@@ -60,13 +67,16 @@ def _walk(folder: Path, *, heed_gitignore: bool) -> Iterator[tuple[Path, str]]:
         here = Path(parent)
         if heed_gitignore:
             ignored.enter(here)
-            folders[:] = [name for name in folders if name != ".git" and not ignored.leaves_out(here / name, "/")]
-            files = [name for name in files if not ignored.leaves_out(here / name)]  # noqa: PLW2901  fewer of them
+            folders[:] = ignored.folders(here, folders, left_out)
         folders.sort()
         for name in sorted(files):
             file = here / name
-            if file.is_file() and not file.is_symlink():
+            if ignored.leaves_out(file):
+                left_out.file(".gitignore", name)
+            elif file.is_file() and not file.is_symlink():
                 yield file, file.relative_to(folder).as_posix()
+        if links := sum((here / name).is_symlink() for name in (*folders, *files)):
+            left_out.add(LINKS, "links", count=links)
 
 
 class _Gitignore:
@@ -86,9 +96,17 @@ class _Gitignore:
         except (OSError, ValueError) as error:
             raise SourceError(f"{file}: cannot be read: {error}; mend it, or set gitignore = false") from None
 
+    def folders(self, parent: Path, names: list[str], left_out: LeftOutCounter) -> list[str]:
+        """The folders in a folder that are not ignored; the others are counted, but for .git."""
+        present = [name for name in names if name != ".git"]
+        kept = [name for name in present if not self.leaves_out(parent / name, "/")]
+        if len(present) > len(kept):
+            left_out.add(".gitignore", "folders", count=len(present) - len(kept))
+        return kept
+
     def leaves_out(self, path: Path, ending: str = "") -> bool:
         """Whether a file is ignored; a folder with the ending "/"."""
-        for folder in path.parents:
+        for folder in path.parents if self._specs else ():
             if folder in self._specs:
                 name = path.relative_to(folder).as_posix().replace("\n", "?")
                 verdict = self._specs[folder].check_file(name + ending).include

@@ -22,8 +22,9 @@ from dulwich.repo import Repo
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, document_id
 from nightloom.errors import DocumentError, SourceError, SourceUnavailable
+from nightloom.left_out import LeftOut
 from nightloom.sources.http import LIMITS, DownloadLimits
-from nightloom.sources.listing import MEND, Selection, listing_of, metadata_of, not_text
+from nightloom.sources.listing import LINKS, MEND, Selection, listing_of, metadata_of, not_text
 
 Result = TypeVar("Result")
 
@@ -33,6 +34,7 @@ SSH = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15"
 READ_SECONDS = b"60"
 LARGE_FILE_POINTER = b"version https://git-lfs.github.com/spec/"
 SHOWN_NAMES = 20
+SUBMODULES = "the rule that a submodule is a source of its own"
 
 
 async def take_git(
@@ -55,10 +57,20 @@ def git_names(source: SourceSettings) -> list[tuple[str, str]]:
     Raises:
         SourceError: There is no such repository, or no such commit in it.
     """
+    return git_files(source)[0]
+
+
+def git_files(source: SourceSettings) -> tuple[list[tuple[str, str]], tuple[LeftOut, ...]]:
+    """URI and name of every file of a repository on this disk, and what is left out.
+
+    Raises:
+        SourceError: As `git_names`.
+    """
     chosen = Selection(source)
     with closing(_local(source, source.git_folder or Path())) as repository:
-        names = [name for name, _ in _files(source, repository, source.ref)]
-    return [(f"{source.name}/{name}", name) for name in names if name in chosen and not not_text(name)]
+        names = [name for name, _ in _files(source, repository, source.ref, chosen)]
+    taken = [(f"{source.name}/{name}", name) for name in names if chosen.takes(name) and not not_text(name)]
+    return taken, chosen.left_out.found
 
 
 def check_git(source: SourceSettings) -> str:
@@ -82,25 +94,31 @@ def _list_commit(
         repository, commit = _fetched(source, folder)
     chosen = Selection(source)
     with closing(repository):
-        return listing_of(
+        taken = (
             _taken(source, repository, name, entry, folder, validators, limits)
-            for name, entry in _files(source, repository, commit)
-            if name in chosen
+            for name, entry in _files(source, repository, commit, chosen)
+            if chosen.takes(name)
         )
+        return listing_of(taken, chosen.left_out)
 
 
-def _files(source: SourceSettings, repository: Repo, commit: str) -> list[tuple[str, TreeEntry]]:
-    """Every file of a commit; symbolic links and submodules are none."""
+def _files(source: SourceSettings, repository: Repo, commit: str, chosen: Selection) -> list[tuple[str, TreeEntry]]:
+    """Every file of a commit; symbolic links and submodules are none, and are counted as left out."""
     try:
         tree = parse_commit(repository, commit).tree
         entries = list(iter_tree_contents(repository.object_store, tree))
     except (KeyError, ValueError):
         raise _no_commit(source, repository.refs.as_dict()) from None
-    return [
+    files = [
         (entry.path.decode("utf-8", "surrogateescape"), entry)
         for entry in entries
         if entry.path is not None and entry.mode is not None and stat.S_ISREG(entry.mode)
     ]
+    links = sum(entry.mode is not None and stat.S_ISLNK(entry.mode) for entry in entries)
+    for rule, unit, count in ((LINKS, "links", links), (SUBMODULES, "submodules", len(entries) - len(files) - links)):
+        if count:
+            chosen.left_out.add(rule, unit, count=count)
+    return files
 
 
 def _taken(

@@ -10,19 +10,26 @@ from nightloom.corpus import SourceSettings
 from nightloom.document_table import DocumentTable
 from nightloom.documents import DocumentRef, Listing, Quarantined, Scalar
 from nightloom.errors import SourceError
+from nightloom.left_out import LeftOutCounter, together
 
+LINKS = "the rule that symbolic links are not followed"
 MEND = "under [[sources]] in the corpus file, mend its"
 
 
-def listing_of(entries: Iterable[DocumentRef | Quarantined]) -> Listing:
-    """Documents and those that could not be taken, each in their place."""
+def listing_of(entries: Iterable[DocumentRef | Quarantined], left_out: LeftOutCounter | None = None) -> Listing:
+    """Documents and those that could not be taken, each in their place.
+
+    Args:
+        entries: Either.
+        left_out: What counts the rest, read once the entries are.
+    """
     documents, quarantined = DocumentTable(), list[Quarantined]()
     for entry in entries:
         if isinstance(entry, Quarantined):
             quarantined.append(entry)
         else:
             documents.add(entry)
-    return Listing(documents, tuple(quarantined))
+    return Listing(documents, tuple(quarantined), left_out.found if left_out else ())
 
 
 def metadata_of(
@@ -41,17 +48,25 @@ def metadata_of(
 
 
 class Selection:
-    """What `include` and `exclude` of a source leave of its paths."""
+    """What `include` and `exclude` of a source leave of its paths.
+
+    Attributes:
+        left_out: Counts what they do not, and whatever else the source leaves out.
+    """
 
     def __init__(self, source: SourceSettings) -> None:
         """Read the globs once."""
         self._take = GitIgnoreSpec.from_lines(source.include)
         self._leave = GitIgnoreSpec.from_lines(source.exclude)
+        self.left_out = LeftOutCounter()
 
-    def __contains__(self, path: str) -> bool:
-        """Whether a POSIX path, relative to the source, is taken."""
+    def takes(self, path: str) -> bool:
+        """Whether a POSIX path, relative to the source, is taken; one that is not is counted."""
         line = path.replace("\n", "?")  # globs end at a line break
-        return self._take.match_file(line) and not self._leave.match_file(line)
+        rule = "include" if not self._take.match_file(line) else "exclude" if self._leave.match_file(line) else ""
+        if rule:
+            self.left_out.file(rule, path)
+        return not rule
 
 
 def not_text(name: str) -> str | None:
@@ -77,12 +92,14 @@ def one_listing(listings: list[Listing], sources: Iterable[SourceSettings] = ())
     for first, second in documents.twins():
         raise SourceError(_twice(documents[second], documents[first]))
     quarantined = tuple(item for listing in listings for item in listing.quarantined)
+    left_out = together(listing.left_out for listing in listings)
     if not documents and not quarantined:
         places = ", ".join(str(source.file or source.label) for source in sources) or "any source"
         raise SourceError(
-            f"no document found in {places}; check path, include and exclude under [[sources]] in the corpus file"
+            f"no document found in {places}{''.join(f'; {part}' for part in left_out)};"
+            " check path, include and exclude under [[sources]] in the corpus file"
         )
-    return Listing(documents, quarantined)
+    return Listing(documents, quarantined, left_out)
 
 
 def _joined(listed: list[Sequence[DocumentRef]]) -> DocumentTable:

@@ -20,6 +20,7 @@ from protego import Protego
 from nightloom.corpus import SourceSettings
 from nightloom.documents import Listing, Quarantined, document_id
 from nightloom.errors import DocumentError, SourceError
+from nightloom.left_out import LeftOut, together
 from nightloom.sources.http import LIMITS, DownloadLimits, Web, asking, check_status, open_web, save
 from nightloom.sources.inflate import GZIP_MAGIC
 from nightloom.sources.listing import MEND, Selection, metadata_of
@@ -52,21 +53,26 @@ async def take_sitemap(
     """
     async with open_web(source, limits) as web:
         fetcher = Fetcher(web, folder, validators)
-        pages, refused = await _Site(source, fetcher, folder).pages()
+        site = _Site(source, fetcher, folder)
+        pages, refused = await site.pages()
         fetched = await fetcher.fetch_all((page.url, metadata_of(source, modified=page.modified)) for page in pages)
-    return Listing(fetched.documents, (*refused, *fetched.quarantined))
+    left_out = together((site.chosen.left_out.found, fetched.left_out))
+    return Listing(fetched.documents, (*refused, *fetched.quarantined), left_out)
 
 
-async def count_pages(source: SourceSettings, folder: Path, limits: DownloadLimits = LIMITS) -> int:
-    """How many pages a sitemap lists that would be fetched; none is.
+async def count_pages(
+    source: SourceSettings, folder: Path, limits: DownloadLimits = LIMITS
+) -> tuple[int, tuple[LeftOut, ...]]:
+    """How many pages a sitemap lists that would be fetched, and what is left out; none is fetched.
 
     Raises:
         SourceUnavailable: As `take_sitemap`.
         SourceError: As `take_sitemap`.
     """
     async with open_web(source, limits) as web:
-        pages, _ = await _Site(source, Fetcher(web, folder, {}), folder).pages()
-    return len(pages)
+        site = _Site(source, Fetcher(web, folder, {}), folder)
+        pages, _ = await site.pages()
+    return len(pages), site.chosen.left_out.found
 
 
 class _Site:
@@ -77,7 +83,7 @@ class _Site:
         self._address = source.sitemap or ""
         self._fetcher = fetcher
         self._folder = folder
-        self._chosen = Selection(source)
+        self.chosen = Selection(source)
         self._hosts = {_host(self._address)}
 
     async def pages(self) -> tuple[list[Page], list[Quarantined]]:
@@ -89,9 +95,11 @@ class _Site:
             if reason is not None:
                 shown = _without_credentials(page.url)
                 refused[shown] = Quarantined(shown, shown, reason, self._source.label)
-            elif _path(page.url) in self._chosen:
+            elif page.url not in found and self.chosen.takes(_path(page.url)):
                 found[page.url] = page
         allowed = await self._allowed(list(found.values()))
+        if len(found) > len(allowed):
+            self.chosen.left_out.add("robots.txt", "pages", count=len(found) - len(allowed))
         if found and not allowed:
             raise self._error(f"robots.txt forbids all {len(found)} pages; ask the site's owner")
         return allowed, list(refused.values())

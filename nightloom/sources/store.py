@@ -17,8 +17,9 @@ from nightloom.concurrency import each
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, document_id
 from nightloom.errors import DocumentError, SourceError, SourceUnavailable
+from nightloom.left_out import LeftOut
 from nightloom.sources.http import LIMITS, DownloadLimits
-from nightloom.sources.listing import MEND, Selection, listing_of, metadata_of, not_text
+from nightloom.sources.listing import LINKS, MEND, Selection, listing_of, metadata_of, not_text
 
 Result = TypeVar("Result")
 
@@ -74,17 +75,18 @@ async def take_store(
     good = [found for found in objects if not not_text(found.name)]
     entries = await each(good, lambda found: asyncio.to_thread(taken, found), at_once=source.concurrency)
     refused = [Quarantined(name, name, "its name is not valid Unicode; rename it", source.label) for name in bad]
-    return listing_of([*entries, *refused])
+    return listing_of([*entries, *refused], store.chosen.left_out)
 
 
-def count_objects(source: SourceSettings, limits: DownloadLimits = LIMITS) -> int:
-    """How many objects a store has for this source; none is fetched.
+def count_objects(source: SourceSettings, limits: DownloadLimits = LIMITS) -> tuple[int, tuple[LeftOut, ...]]:
+    """How many objects a store has for this source, and what is left out; none is fetched.
 
     Raises:
         SourceUnavailable: As `take_store`.
         SourceError: As `take_store`.
     """
-    return len(Store(source, os.environ, limits).objects())
+    store = Store(source, os.environ, limits)
+    return len(store.objects()), store.chosen.left_out.found
 
 
 def _taken(store: "Store", found: Object, uri: str, folder: Path, validator: str) -> DocumentRef:
@@ -109,6 +111,7 @@ class Store:
             SourceUnavailable: It does not answer.
         """
         self.source = source
+        self.chosen = Selection(source)
         self._limits = limits
         self._secrets = {option: self._secret(option, environ) for option in source.options_env}
         address = source.store or ""
@@ -136,7 +139,7 @@ class Store:
         return environ[variable]
 
     def objects(self) -> list[Object]:
-        """Every object that `include` and `exclude` leave, in order of their names.
+        """Every object that `include` and `exclude` leave, in order of their names; the others are counted.
 
         Raises:
             SourceUnavailable: The store does not answer.
@@ -151,9 +154,10 @@ class Store:
             raise self._unavailable(address, error) from None
         if not found:
             raise SourceError(f"source {self.source.label!r}: there is nothing; {MEND} store")
-        chosen = Selection(self.source)
         objects = [self._object(path, info) for path, info in sorted(found.items()) if not _is_link(info)]
-        return [entry for entry in objects if entry.name in chosen]
+        if len(found) > len(objects):
+            self.chosen.left_out.add(LINKS, "links", count=len(found) - len(objects))
+        return [entry for entry in objects if self.chosen.takes(entry.name)]
 
     def _object(self, path: str, info: Mapping[str, Any]) -> Object:
         root = self._root.strip("/")

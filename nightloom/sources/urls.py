@@ -10,6 +10,7 @@ from nightloom.concurrency import each
 from nightloom.corpus import SourceSettings
 from nightloom.documents import DocumentRef, Listing, Quarantined, Scalar, document_id
 from nightloom.errors import DocumentError, SourceError, SourceUnavailable
+from nightloom.left_out import LeftOutCounter
 from nightloom.sources.hosts import Host
 from nightloom.sources.http import LIMITS, DownloadLimits, Web, asking, check_status, fetch, open_web
 from nightloom.sources.listing import listing_of, metadata_of
@@ -62,7 +63,10 @@ class Fetcher:
     async def fetch_all(self, pages: Iterable[tuple[str, tuple[tuple[str, Scalar], ...]]]) -> Listing:
         """Fetch pages, each a URL and its metadata."""
         entries = await each(pages, lambda page: self._taken(*page), at_once=self.web.source.concurrency)
-        return listing_of(entry for entry in entries if entry is not None)
+        there, left_out = [entry for entry in entries if entry is not None], LeftOutCounter()
+        if len(entries) > len(there):
+            left_out.add("HTTP 410, gone for good", "pages", count=len(entries) - len(there))
+        return listing_of(there, left_out)
 
     async def _taken(self, url: str, metadata: tuple[tuple[str, Scalar], ...]) -> DocumentRef | Quarantined | None:
         validator = self._validators.get(document_id(url), "")

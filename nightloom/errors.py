@@ -17,6 +17,7 @@ The tree says what to do about an error, which is all that a caller needs to kno
     │   ├── EndpointRefused       the endpoint of the model refuses the key, or does not know the model
     │   └── PrefectUnavailable    the Prefect API that is configured does not answer
     ├── DocumentError             one document cannot be taken: quarantined, the night goes on
+    ├── NothingFound              no passage has the metadata that a question asks for: exit code 1
     ├── NoAnswer                  the model gave no answer to one question; others may fare better
     ├── CostLimit                 the next request could cost more than answers.max_cost_usd leaves
     ├── NightFailed               the night cannot end well; the live index is untouched: exit code 1
@@ -121,6 +122,10 @@ class PrefectUnavailable(InputError):
 
 class DocumentError(NightloomError):
     """One document cannot be taken; it is quarantined with this text as the reason."""
+
+
+class NothingFound(NightloomError):
+    """No passage has the metadata that a question asks for; the text says which there are."""
 
 
 class NoAnswer(NightloomError):

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from nightloom.corpus import Corpus, EvaluationSettings, FilterValue
 from nightloom.embedding import Embedder
 from nightloom.engines import NO_ACCESS, Access
-from nightloom.errors import IndexInputError, InputError, SourceError
+from nightloom.errors import IndexInputError, InputError, NothingFound, SourceError
 from nightloom.evaluation import Judged, Scores, judge, score_run
 from nightloom.filters import condition
 from nightloom.fingerprint import fingerprint
@@ -26,6 +26,7 @@ from nightloom.retrieval import Question
 from nightloom.rows import Hit
 from nightloom.sources import document_names
 from nightloom.trial import ask_golden, questions_of
+from nightloom.unmatched import why_nothing
 
 MAX_QUESTION_BYTES = 20_000
 
@@ -140,17 +141,22 @@ async def ask(
     Raises:
         InputError: The question is empty or far too long, a filter is none, or there is no index.
         IndexInputError: The live generation was made with another embedder than the corpus file now names.
+        NothingFound: No passage has the metadata; says which there are.
     """
     if not question.strip():
         raise InputError("the question is empty")
     if len(question.encode("utf-8", "replace")) > MAX_QUESTION_BYTES:
         raise InputError(f"the question is longer than {MAX_QUESTION_BYTES} bytes; ask it in fewer words")
-    wanted = condition({**corpus.retrieval.filter, **(filters or {})}, corpus.sources)
+    together = {**corpus.retrieval.filter, **(filters or {})}
+    wanted = condition(together, corpus.sources)
     async with open_live(corpus, token) as (index, live):
         embedder = _same_embedder(corpus, live, access)
         vectors = await embedder.embed_queries([question])
         limit = top_k or corpus.retrieval.top_k
-        return await index.contents.search(live.name, Question(question, vectors[0]), limit, wanted)
+        hits = await index.contents.search(live.name, Question(question, vectors[0]), limit, wanted)
+        if not hits and wanted:
+            raise NothingFound(await why_nothing(index, live.name, together, corpus.sources))
+        return hits
 
 
 async def evaluate_live(

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from nightloom import live
+from nightloom.corpus import RetrievalSettings
 from nightloom.documents import document_id
 from nightloom.embedding import Embedder
-from nightloom.errors import IndexInputError
+from nightloom.errors import IndexInputError, NothingFound
 from nightloom.fingerprint import fingerprint
 from nightloom.index import open_index
 from nightloom.keywords import Keywords
@@ -140,7 +141,25 @@ async def test_the_command_line_and_plain_llamaindex_read_a_hybrid_generation(ho
 
     assert ask() == ["texts/moon.txt"]
     assert ask("--filter", "uri=texts/piano.txt", "--filter", "uri=texts/bread.txt", "-k", "1") == ["texts/bread.txt"]
-    assert ask("--filter", "lang=de") == []
+    for more, says in (
+        (("sourse=x",), "no row has 'sourse'; there are item, source, uri"),
+        (("source=x", "uri=texts/bread.txt"), "no passage has source = 'x'; there are texts"),
+        (("section=x",), "no passage has section = 'x'"),
+        (
+            ("source=texts", "uri=texts/nowhere.txt"),
+            "no passage has uri = 'texts/nowhere.txt'; there are texts/bread.txt, ",
+        ),
+    ):
+        options = [part for one in more for part in ("--filter", one)]
+        missed = console("ask", home.file, question, "--json", *options, folder=tmp_path)
+        assert (missed.returncode, says in missed.stderr) == (1, True), missed.stderr
+        assert json.loads(missed.stdout) == {"error": missed.stderr.strip(), "outcome": "failed"}
+    with pytest.raises(NothingFound, match="no row has 'lang'"):
+        await live.ask(
+            home.corpus.model_copy(update={"retrieval": RetrievalSettings(mode="hybrid", filter={"lang": "de"})}),
+            None,
+            question,
+        )
     refused = console("ask", home.file, question, "--filter", "a b=1", folder=tmp_path)
     assert (refused.returncode, "filter 'a b': no such metadata" in refused.stderr) == (2, True)
 

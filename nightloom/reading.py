@@ -10,7 +10,7 @@ from nightloom.formats import Parsed, parse
 from nightloom.metadata import clean
 from nightloom.sources import hash_file, jsonl_content, parse_jsonl_row
 
-LOADER_VERSION = 2
+LOADER_VERSION = 3
 """Part of the fingerprint: raise it whenever the text that comes of the same bytes changes."""
 
 DEFAULTS = ReadingSettings()
@@ -37,8 +37,9 @@ def read_document(ref: DocumentRef, settings: ReadingSettings = DEFAULTS) -> Doc
         parsed = _read_span(ref, settings.max_text_bytes) if ref.span else _read_file(ref, settings.max_text_bytes)
     except OSError as error:
         raise DocumentError(f"cannot be read: {error.strerror}") from error
-    metadata, notes = clean(ref.metadata)
-    return Document(ref, parsed.title, parsed.text, parsed.places, parsed.wholes, metadata, notes)
+    given = {name for name, _ in ref.metadata}  # by the source, which comes over what a document says of itself
+    metadata, notes = clean([*ref.metadata, *(pair for pair in parsed.metadata if pair[0] not in given)])
+    return Document(ref, parsed.title, parsed.text, parsed.places, parsed.wholes, metadata, notes | parsed.notes)
 
 
 def _read_span(ref: DocumentRef, max_text_bytes: int) -> Parsed:

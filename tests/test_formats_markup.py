@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nightloom.corpus import SourceSettings
+from nightloom.documents import Scalar
+from nightloom.errors import DocumentError
 from nightloom.formats.assembly import Assembly
+from nightloom.formats.front_matter import MAX_CHARACTERS, UNREADABLE
 from nightloom.formats.markup import read_markdown, read_rst
+from nightloom.metadata import RENAMED
+from nightloom.reading import read_document
+from nightloom.sources import list_source
+from tests.builders import write_tree
 from tests.format_files import check, read, sections, wholes
 
 MARKDOWN = """\
@@ -142,22 +150,77 @@ def test_code_and_tables_of_markdown_stay_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("front", "title"),
+    ("front", "title", "fields"),
     [
-        ("---\ntitle: Of tides\ndate: 2026-11-22\n---", "Of tides"),
-        ("---\ndate: 2026-11-22\ntitle: \"Tides: a 'history'\"\n---", "Tides: a 'history'"),
-        ('+++\ntitle = "Of tides"\n+++', "Of tides"),
-        ("---\r\ntitle: Of tides\r\n---\r", "Of tides"),
-        ("---\ndate: 2026-11-22\n---", "Tides of the sea"),
-        ("+++\nnot TOML\n+++", "Tides of the sea"),
-        ("---\n", "Tides of the sea"),
+        ("---\ntitle: Of tides\ndate: 2026-11-22\n---", "Of tides", {"date": "2026-11-22"}),
+        ("---\ndate: 2026-11-22\ntitle: \"Tides: a 'history'\"\n---", "Tides: a 'history'", {"date": "2026-11-22"}),
+        ('+++\ntitle = "Of tides"\n+++', "Of tides", {}),
+        ("---\r\ntitle: Of tides\r\n---\r", "Of tides", {}),
+        (
+            "---\nlang: no\nyear: 2026\nold: 007\ndraft: True\nnone:\n---",
+            "",
+            {"lang": "no", "year": 2026, "old": "007", "draft": "true"},
+        ),
+        (
+            "---\ntags: [sea, moon]\nby:\n  - Ann\n  - 3\nauthor: {name: Ann}\ndeep: [[1]]\n---",
+            "",
+            {"tags": "sea, moon", "by": "Ann, 3"},
+        ),
+        (
+            "+++\ndate = 2026-11-22\ndraft = true\nyear = 2026\ntags = ['a', 'b']\n[x]\ny = 1\n+++",
+            "",
+            {"date": "2026-11-22", "draft": "true", "year": 2026, "tags": "a, b"},
+        ),
+        ("---\ntitle: Tides of the sea\n---\n", "Tides of the sea", {}),
+        ("---\n---", "", {}),
     ],
 )
-def test_front_matter_gives_the_title_and_is_no_heading(tmp_path: Path, front: str, title: str) -> None:
+def test_front_matter_is_metadata_and_only_its_title_is_text(
+    tmp_path: Path, front: str, title: str, fields: dict[str, Scalar]
+) -> None:
     parsed = read(tmp_path, "page.md", f"{front}\n{MARKDOWN}")
-    assert parsed.title == title
-    assert parsed.text == f"{front}\n{MARKDOWN}"
+    begins = f"{title}\n\n" if title not in {"", "Tides of the sea"} else ""
+    assert (parsed.title, dict(parsed.metadata), parsed.notes) == (title or "Tides of the sea", fields, frozenset())
+    assert parsed.text == f"{begins}{MARKDOWN}"
     assert {place.headings[0] for place in parsed.places} == {"Tides of the sea", "Neap tides"}
+    assert "```python\n# no heading\ndef tide(moon): ...\n```" in wholes(parsed)
+
+
+@pytest.mark.parametrize(
+    ("front", "title", "is_noted"),
+    [
+        ("+++\nnot TOML\n+++", "Tides of the sea", True),
+        ("---\ntitle: Tides: a history\n---", "Tides: a history", True),
+        ("---\na: &a [x]\nb: [*a, *a]\n---", "Tides of the sea", True),
+        (f"---\na: {'[' * 5_000}\n---", "Tides of the sea", True),
+        (f"+++\na = {'[' * 5_000}\n+++", "Tides of the sea", True),
+        (f"---\na: {'b' * MAX_CHARACTERS}\n---", "Tides of the sea", True),
+        ("---\na: \x01\n---", "Tides of the sea", True),
+        ("---\na: !!python/object/apply:os.system [x]\n---", "Tides of the sea", False),
+        ("---\nA paragraph between rules.\n---", "Tides of the sea", False),
+        ("---\n", "Tides of the sea", False),
+    ],
+)
+def test_front_matter_that_cannot_be_read_stays_text_and_is_noted(
+    tmp_path: Path, front: str, title: str, *, is_noted: bool
+) -> None:
+    parsed = read(tmp_path, "page.md", f"{front}\n{MARKDOWN}")
+    assert (parsed.title, parsed.notes) == (title, frozenset({UNREADABLE} if is_noted else ()))
+    assert "os.system" in front or parsed.text == f"{front}\n{MARKDOWN}"
+    assert {place.headings[0] for place in parsed.places} >= {"Tides of the sea", "Neap tides"}
+
+
+def test_fields_of_front_matter_are_fields_of_the_document_under_those_of_its_source(tmp_path: Path) -> None:
+    long = "The tides follow the moon. " * 50
+    front = f"---\ntitle: Tides\nlang: en\nsource: x\npage: 3\ntags: mine\nsummary: {long}\n---\n"
+    write_tree(tmp_path, {"docs/page.qmd": front, "docs/empty.md": "---\nlang: en\n---\n"})
+    found = list_source(SourceSettings(name="docs", path=tmp_path / "docs", tags=("ours",))).documents
+    document = next(read_document(ref) for ref in found if ref.item == "page.qmd")
+    assert (document.title, document.text) == ("Tides", f"Tides\n\n{long.strip()}")
+    assert document.metadata == {"tags": "ours", "lang": "en", "source_": "x", "page_": 3}
+    assert document.notes == {RENAMED}
+    with pytest.raises(DocumentError, match="empty"):
+        read_document(next(ref for ref in found if ref.item == "empty.md"))
 
 
 def test_very_long_markdown_is_taken_as_plain_text(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """A text put together piece by piece, which remembers headings, pages, code and tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nightloom.documents import Place
+from nightloom.documents import Place, Scalar
 from nightloom.errors import DocumentError
 from nightloom.formats.parsed import Parsed
 
@@ -42,11 +42,18 @@ class Assembly:
         self._page: int | None = None
         self._places: list[Place] = []
         self._wholes: list[tuple[int, int]] = []
+        self._metadata: dict[str, Scalar] = {}
+        self._notes: set[str] = set()
 
     @property
     def has_text(self) -> bool:
         """Whether any piece holds more than white space."""
         return any(piece.strip() for piece in self._pieces)
+
+    def take_metadata(self, fields: Mapping[str, Scalar], note: str = "") -> None:
+        """Keep what the document says of itself, and what was done about that, in words for the run report."""
+        self._metadata |= fields
+        self._notes |= {note} if note else set()
 
     def page(self, number: int) -> None:
         """What follows stands on this page."""
@@ -107,7 +114,14 @@ class Assembly:
         if not self.has_text:
             raise DocumentError("empty: it has no text")
         title = _on_one_line(title).encode("utf-8", "replace").decode()
-        return Parsed(title, "".join(self._pieces), tuple(self._places), tuple(self._wholes))
+        return Parsed(
+            title,
+            "".join(self._pieces),
+            tuple(self._places),
+            tuple(self._wholes),
+            tuple(self._metadata.items()),
+            frozenset(self._notes),
+        )
 
     def _append(self, text: str) -> None:
         try:

@@ -53,6 +53,8 @@ BY_SUFFIX: dict[str, Kind] = {
     ".md": "markdown",
     ".markdown": "markdown",
     ".mdx": "markdown",
+    ".qmd": "markdown",
+    ".rmd": "markdown",
     ".rst": "rst",
     ".html": "html",
     ".htm": "html",

@@ -1,11 +1,11 @@
 """Markdown and reStructuredText: the text stays as it is written, its headings, code and tables are found."""
 
 import re
-import tomllib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from nightloom.formats.assembly import Assembly, Heading
+from nightloom.formats.front_matter import FRONT_MATTER, read_front_matter
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -15,10 +15,6 @@ MAX_PARSED_CHARACTERS = 8_000_000
 """Markdown longer than this is taken as plain text: its parser takes about a second for a million characters."""
 
 LINE_END = re.compile(r"\r\n|\r|\n")
-FRONT_MATTER = re.compile(
-    r"\A(?P<fence>---|\+\+\+)[ \t]*(?:\r\n|\r|\n)(?P<fields>.*?)(?:\r\n|\r|\n)(?P=fence)[ \t]*(?=\r|\n|\Z)", re.DOTALL
-)
-YAML_TITLE = re.compile(r"^title[ \t]*:(.*)$", re.MULTILINE)
 WHOLE_TOKENS = frozenset({"fence", "code_block", "table_open"})
 
 ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1+")
@@ -39,15 +35,27 @@ class Marks(NamedTuple):
 
 
 def read_markdown(text: str, out: Assembly) -> str:
-    """Take Markdown.
+    """Take Markdown; its front matter becomes metadata, and its title the first line where no heading says the same.
 
     Returns:
         The title of its front matter, or else its first heading of level 1, or "".
     """
-    front = FRONT_MATTER.match(text)
-    marks = markdown_marks(text, front.end() if front else 0)
-    out.piece(text, headings=marks.headings, wholes=marks.wholes)
-    return (_front_title(front) if front else "") or _first_title(marks.headings)
+    front = read_front_matter(text)
+    out.take_metadata(front.fields, front.note)
+    if front.end:
+        body = text[front.end :].lstrip("\r\n")
+        marks = markdown_marks(body)
+        if front.title not in {heading.title for heading in marks.headings}:
+            out.block(front.title)
+        for value in front.texts:
+            out.block(value)
+    else:
+        body = text
+        found = FRONT_MATTER.match(text) if front.note else None  # of what stays text, nothing is a heading
+        marks = markdown_marks(text, found.end() if found else 0)
+    if body.strip():
+        out.piece(body, headings=marks.headings, wholes=marks.wholes)
+    return front.title or _first_title(marks.headings)
 
 
 def markdown_marks(text: str, start: int = 0) -> Marks:
@@ -82,19 +90,6 @@ def _words(parser: "MarkdownIt", inline: "Token") -> str:
     (token,) = parser.enable("inline").parseInline(inline.content)
     parser.disable("inline")
     return "".join(child.content or " " * (child.type == "softbreak") for child in token.children or [])
-
-
-def _front_title(front: re.Match[str]) -> str:
-    if front["fence"] == "+++":
-        try:
-            title = tomllib.loads(front["fields"]).get("title")
-        except tomllib.TOMLDecodeError:
-            return ""
-        return title if isinstance(title, str) else ""
-    found = YAML_TITLE.search(front["fields"])
-    title = found[1].strip() if found else ""
-    is_quoted = len(title) > 1 and title[0] == title[-1] and title[0] in "\"'"
-    return title[1:-1] if is_quoted else title
 
 
 def _first_title(headings: list[Heading]) -> str:

@@ -23,10 +23,10 @@ def embed_by_hash() -> None:
     setattr(night_module, "Embedder", HashEmbedder)  # noqa: B010  the one place that makes a night's embedder
 
 
-async def timed_night(file: Path, **sections: Any) -> tuple[float, dict[str, Any]]:
+async def timed_night(file: Path) -> tuple[float, dict[str, Any]]:
     """Seconds of one night, and its report."""
     started = time.monotonic()
-    report: dict[str, Any] = await nightly_reindex(corpus_file=file, **sections)
+    report: dict[str, Any] = await nightly_reindex(corpus_file=file)
     return time.monotonic() - started, report
 
 

@@ -132,10 +132,9 @@ def open_automations(page: Page, url: str) -> None:
 
 
 def open_form(page: Page, url: str, deployment: str) -> None:
-    """Show the form of a custom run, the section `splitting` opened."""
+    """Show the form of a custom run."""
     page.goto(f"{url}/v2/deployments/deployment/{deployment}/run")
-    page.get_by_text("Keys of [splitting]", exact=True).first.click()
-    expect(page.get_by_text("Tokens a node").first).to_be_visible()
+    expect(page.get_by_text("Changes to the corpus file").first).to_be_visible()
 
 
 def take_all(prefect: LocalPrefect, first: str, second: str, folder: Path) -> None:
@@ -213,7 +212,7 @@ def main() -> int:
             with prefect_stack(Path(temporary) / "prefect", index) as prefect:
                 save_alerts(prefect)
                 sources = [{"path": str(of_yesterday(Path(temporary))), "include": ["*.txt"]}]
-                first = run_demo(prefect, {"sources": sources})
+                first = run_demo(prefect, {"changes": {"sources": sources}})
                 take_all(prefect, first, run_demo(prefect, {}), folder)
         except LocalPrefectFailed as error:
             print(error, file=sys.stderr)

@@ -8,5 +8,5 @@ from nightloom.corpus_file import corpus_name
 def run_name() -> str:
     """Corpus, date and time (UTC), such as "demo 2026-11-22 02:00"."""
     given = runtime.flow_run.parameters
-    corpus = corpus_name(given.get("corpus_file"), given.get("name"))
+    corpus = corpus_name(given.get("corpus_file"), (given.get("changes") or {}).get("name"))
     return f"{corpus} {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 
 def titled(title: str, **limits: Any) -> Any:
@@ -12,3 +13,5 @@ def titled(title: str, **limits: Any) -> Any:
 
 
 CorpusFile: TypeAlias = Annotated[Path, titled("Corpus file")]
+LeftEmpty: TypeAlias = SkipJsonSchema[None]
+"""What a parameter is where nobody gives it; a form does not offer it as a choice, and has one field for the other."""

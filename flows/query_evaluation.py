@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.logging import get_run_logger
+from pydantic import Field
 
-from nightloom.changes import EvaluationChanges
 from nightloom.errors import Held
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
-from nightloom.flows.parameters import CorpusFile, titled
+from nightloom.flows.parameters import CorpusFile, LeftEmpty, titled
 from nightloom.tables import queries_table
 from nightloom.tasks.artifacts import show_scores, show_table
 from nightloom.tasks.operate import ask_live
@@ -22,9 +22,9 @@ from nightloom.tasks.secrets import find_secret
 @ending_in_words
 async def query_evaluation(
     corpus_file: CorpusFile,
-    evaluation: Annotated[EvaluationChanges | None, titled("Golden queries")] = None,
-    floor: Annotated[float | None, titled("Floor of every metric", ge=0, le=1)] = None,
+    floor: Annotated[Annotated[float, Field(ge=0, le=1)] | LeftEmpty, titled("Floor of every metric")] = None,
     missed_floor: Annotated[Literal["hold", "warn"], titled("When a floor is missed")] = "hold",
+    evaluation: Annotated[dict[str, Any], titled("Changes to golden queries")] = {},  # noqa: B006  nobody changes it
 ) -> dict[str, Any]:
     """Ask the golden queries of the live alias, score the answers, and hold them against the floors of the gate.
 
@@ -32,10 +32,11 @@ async def query_evaluation(
 
     Args:
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
-        evaluation: Over the keys of [evaluation]: other queries, judgements or metrics for this run.
         floor: What the mean of every metric must reach; left empty, gate.floor of the corpus file says.
         missed_floor: "hold" ends the run as Failed, named Held, which automations and on-call people see; "warn" writes
             it to the log.
+        evaluation: For this run alone, as JSON: keys of [evaluation] that are to be otherwise, such as
+            {"metrics": ["P@10"]}.
     """
     started = datetime.now(UTC)
     corpus = await load_own_corpus(corpus_file, {"evaluation": evaluation, "gate": {"floor": floor}})

@@ -8,7 +8,7 @@ from prefect.logging import get_run_logger
 
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
-from nightloom.flows.parameters import CorpusFile, titled
+from nightloom.flows.parameters import CorpusFile, LeftEmpty, titled
 from nightloom.tasks.artifacts import show_generations
 from nightloom.tasks.operate import list_generations, switch_back
 from nightloom.tasks.own_corpus import load_own_corpus
@@ -17,7 +17,9 @@ from nightloom.tasks.secrets import find_secret
 
 @flow(name="rollback", flow_run_name=run_name, persist_result=False, result_serializer="json")
 @ending_in_words
-async def rollback(corpus_file: CorpusFile, to: Annotated[str | None, titled("Generation")] = None) -> dict[str, Any]:
+async def rollback(
+    corpus_file: CorpusFile, to: Annotated[str | LeftEmpty, titled("Generation")] = None
+) -> dict[str, Any]:
     """Let readers see an earlier generation again: an alias switch, proven by reads through it.
 
     Nothing is built or dropped; a night that is under way does not switch any more. The next night compares the corpus

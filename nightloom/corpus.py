@@ -745,6 +745,14 @@ class ShardSettings(Section):
     in_flight: int = Field(3, ge=1, le=64, title="In flight", description="Shards that are worked on at once.")
 
 
+class RetrySettings(Section):
+    """How long a step is tried again while something does not answer."""
+
+    minutes: float = Field(
+        10, ge=0, le=45, title="Minutes", description="Pauses between the attempts of one step, in all; 0 for none."
+    )
+
+
 class Corpus(Section):
     """One corpus: where it comes from, how it is indexed, how the index is judged."""
 
@@ -761,6 +769,7 @@ class Corpus(Section):
     answers: AnswersSettings | None = Field(None, title="Answers")
     gate: GateSettings = Field(default_factory=GateSettings, title="Gate")
     shards: ShardSettings = Field(default_factory=ShardSettings, title="Shards")
+    retry: RetrySettings = Field(default_factory=RetrySettings, title="Retry")
     reports: Path = Field(Path("reports"), title="Reports", description="Folder for the run reports.")
     reports_keep_days: int = Field(
         90, ge=0, title="Days to keep reports", description="Older ones are deleted after each night; 0 keeps all."

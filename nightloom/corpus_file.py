@@ -1,7 +1,7 @@
 """How a corpus file becomes one `Corpus`.
 
 Values come, each over the one before, from the file, from the environment (`NIGHTLOOM_SPLITTING__MAX_TOKENS=128`), and
-from the parameters of the run, which `nightloom.changes` makes of the same models.
+from the parameters of the run, which are plain data.
 """
 
 import difflib

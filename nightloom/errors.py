@@ -12,7 +12,8 @@ The tree says what to do about an error, which is all that a caller needs to kno
     │   ├── SourceError           a source cannot be listed, or lists a document twice
     │   ├── EvaluationInputError  queries or qrels
     │   ├── EmbedderError         the model is unknown, unsafe, or too small for the nodes
-    │   ├── IndexInputError       Milvus cannot be reached, or holds something of another owner
+    │   ├── IndexInputError       Milvus cannot be read, or holds something of another owner
+    │   │   └── IndexUnreachable  nothing answers where Milvus should be
     │   ├── IndexBusy             another night over the same index is under way
     │   ├── EndpointRefused       the endpoint of the model refuses the key, or does not know the model
     │   └── PrefectUnavailable    the Prefect API that is configured does not answer
@@ -106,6 +107,10 @@ class EmbedderError(InputError):
 
 class IndexInputError(InputError):
     """Milvus cannot be reached or read as configured, or something of another owner is in the way."""
+
+
+class IndexUnreachable(IndexInputError):
+    """Nothing answers where Milvus should be: it is away for a while, or the address is wrong."""
 
 
 class IndexBusy(InputError):

@@ -6,7 +6,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from nightloom.corpus import MilvusSettings
-from nightloom.errors import IndexInputError
+from nightloom.errors import IndexInputError, IndexUnreachable
 
 CONNECT_SECONDS = 5
 DEFAULT_PORTS = {"http": 19_530, "https": 443}
@@ -35,7 +35,7 @@ def check_address(settings: MilvusSettings) -> None:
             f"milvus.uri: {settings.uri}: it speaks no TLS ({error.reason}); switch it on there, or write http://"
         ) from None
     except (OSError, ValueError) as error:
-        raise IndexInputError(
+        raise IndexUnreachable(
             f"milvus.uri: {settings.uri}: Milvus cannot be reached: {error}; start it (`make milvus` starts one here),"
             " or mend the address"
         ) from None

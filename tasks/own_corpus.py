@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from nightloom.corpus import Corpus
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import InputError
+from nightloom.tasks.policy import patience
 
 
 def is_of(deployment: str, corpus: str) -> bool:
@@ -23,6 +24,8 @@ def is_of(deployment: str, corpus: str) -> bool:
 async def load_own_corpus(file: Path | None, sections: Mapping[str, Any] | None = None) -> Corpus:
     """Load the corpus of the flow run that this is called in; a run without a deployment may have any.
 
+    The steps of the run are tried again for as long as the corpus says.
+
     Args:
         file: As for `load_corpus`.
         sections: As for `load_corpus`.
@@ -32,6 +35,7 @@ async def load_own_corpus(file: Path | None, sections: Mapping[str, Any] | None 
         InputError: The deployment of the run is for another corpus.
     """
     corpus = load_corpus(file, sections)
+    patience.set(corpus.retry.minutes)
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run and run.deployment_id:

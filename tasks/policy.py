@@ -1,29 +1,42 @@
 """When a task is tried again, how long it may take, and how it is called."""
 
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
-from prefect.tasks import exponential_backoff
 
+from nightloom.corpus import RetrySettings
 from nightloom.errors import EndpointUnavailable, TransientError
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
-RETRIES = 4
-BACKOFF_SECONDS = 2
-"""Pauses of about 2, 4, 8 and 16 seconds, each drawn at random between half as long and half as long again."""
+PAUSES = (2, 4, 8, 16, 30, *[60] * 45)
+"""Seconds before each retry, as many as Prefect takes; each is drawn at random between half as long and half as long
+again."""
 JITTER = 0.5
 
+patience: ContextVar[float] = ContextVar("patience", default=RetrySettings().minutes)
+"""Minutes for which a step is tried again, as the corpus file of the flow run says."""
 
-def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry can mend what a task run failed with: a TransientError, a timeout, and nothing else.
 
-    An endpoint that asks to be left alone for long is.
+def pauses() -> tuple[int, ...]:
+    """The pauses before the retries of one step: as many as the patience of this flow run has room for."""
+    fit = sum(total <= 60 * patience.get() for total in accumulate(PAUSES))
+    return PAUSES[:fit]
+
+
+def is_worth_a_retry(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a retry can mend what a task run failed with, a TransientError or a timeout, and there is time for it.
+
+    An endpoint that asks to be left alone for longer than a night waits is not tried again.
     """
+    if run.run_count > len(pauses()):
+        return False
     if isinstance(state.data, EndpointUnavailable):
         return state.data.retry_after_seconds is not None
     return isinstance(state.data, TransientError | TimeoutError)
@@ -42,10 +55,10 @@ def step(
     return task(
         name=name,
         task_run_name=run_name,
-        retries=RETRIES,
-        retry_delay_seconds=exponential_backoff(backoff_factor=BACKOFF_SECONDS),
+        retries=len(PAUSES),
+        retry_delay_seconds=list(map(float, PAUSES)),
         retry_jitter_factor=JITTER,
-        retry_condition_fn=is_transient,
+        retry_condition_fn=is_worth_a_retry,
         timeout_seconds=timeout_seconds,
         cache_policy=NO_CACHE,
         persist_result=False,

@@ -116,9 +116,11 @@ async def live_name(index: Index) -> str:
     return next(generation.name for generation in await index.generations() if generation.live)
 
 
-async def night(home: Home, **sections: Any) -> dict[str, Any]:
-    """One night in this process, as a worker would run it."""
-    report: dict[str, Any] = await nightly_reindex(corpus_file=home.file, **sections)
+async def night(home: Home, *, allow_removals: bool = False, repair: bool = False, **changes: Any) -> dict[str, Any]:
+    """One night in this process, as a worker would run it, with changes to sections of the corpus file."""
+    report: dict[str, Any] = await nightly_reindex(
+        corpus_file=home.file, allow_removals=allow_removals, repair=repair, changes=changes
+    )
     return report
 
 

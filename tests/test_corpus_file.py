@@ -10,10 +10,8 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
-from nightloom.changes import SplittingChanges, changes_of
 from nightloom.corpus import (
     ALIAS_LENGTH,
     AnswersSettings,
@@ -28,7 +26,6 @@ from nightloom.corpus import (
 )
 from nightloom.corpus_file import load_corpus
 from nightloom.errors import CorpusFileError
-from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.secrets import from_environment
 from tests.builders import ROOT
 
@@ -71,7 +68,7 @@ def test_a_name_and_a_source_are_enough(tmp_path: Path) -> None:
 def test_what_the_template_calls_a_default_is_one() -> None:
     template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
     commented = "\n".join(
-        re.sub(r"^# (?=\[(index|retrieval|evaluation|answers|gate|shards)\]|[a-z_]+ = )", "", line)
+        re.sub(r"^# (?=\[(index|retrieval|evaluation|answers|gate|shards|retry)\]|[a-z_]+ = )", "", line)
         for line in template.splitlines()
         if not re.match(
             r"# (\[\[sources|(name|url|urls|jsonl|include|exclude|revision|token_block|ca_file|folder|split)\b)"
@@ -87,7 +84,7 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     written = tomllib.loads(commented)
     assert {"splitting", "milvus", "index", "evaluation", "gate", "shards", "reports"} <= written.keys()
     defaults = load_corpus(None, {"name": "docs", "sources": [{"path": "docs"}]}, {})
-    for section in ("splitting", "embedder", "index", "retrieval", "gate", "shards"):
+    for section in ("splitting", "embedder", "index", "retrieval", "gate", "shards", "retry"):
         default = getattr(defaults, section).model_dump()
         assert {key: default[key] for key in written[section]} == written[section]
     assert written["milvus"] | {"uri": ""} == {
@@ -219,10 +216,9 @@ def test_the_file_yields_to_the_environment_and_both_to_the_flow(tmp_path: Path)
     assert load(tmp_path, text).splitting == SplittingSettings(max_tokens=64, overlap_tokens=8)
     assert load(tmp_path, text, environ).splitting == SplittingSettings(max_tokens=100, overlap_tokens=8)
     changes = {"max_tokens": 200, "overlap_tokens": None}
-    for section in (SplittingChanges.model_validate(changes), changes):
-        found = load(tmp_path, text, environ, {"splitting": section, "gate": None})
-        assert found.splitting == SplittingSettings(max_tokens=200, overlap_tokens=8), "a key that is left out is lost"
-        assert found.gate == load(tmp_path, text).gate, "None counts as not given"
+    found = load(tmp_path, text, environ, {"splitting": changes, "gate": None})
+    assert found.splitting == SplittingSettings(max_tokens=200, overlap_tokens=8), "a key that is left out is lost"
+    assert found.gate == load(tmp_path, text).gate, "None counts as not given"
 
 
 def test_sources_replace_the_whole_list(tmp_path: Path) -> None:
@@ -231,34 +227,8 @@ def test_sources_replace_the_whole_list(tmp_path: Path) -> None:
     assert (source.jsonl, source.path, source.include) == (tmp_path / "rows.jsonl", None, ("**/*",))
 
 
-NO_SECTIONS = {"format", "name", "sources", "reports"}
+NO_SECTIONS = {"format", "name", "sources", "reports", "reports_keep_days"}
 SECTIONS = {name: info for name, info in Corpus.model_fields.items() if name not in NO_SECTIONS}
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_the_flow_takes_every_key_of_every_section_and_asks_for_none(section: str) -> None:
-    schema = parameter_schema(nightly_reindex).model_dump()
-    (changes,) = [
-        schema["definitions"][kind["$ref"].rsplit("/", 1)[1]]
-        for kind in schema["properties"][section]["anyOf"]
-        if "$ref" in kind
-    ]
-    (settings,) = [kind for kind in section_kinds(section) if issubclass(kind, Section)]
-    assert changes["properties"].keys() == settings.model_fields.keys()
-    assert "required" not in changes
-    whole = settings.model_json_schema()["properties"]
-    for key, field in changes["properties"].items():
-        assert "default" not in field, "the form would send it once the section is opened"
-        wanted = never_null(whole[key])
-        limits = wanted.keys() - {"default"}
-        assert {name: field[name] for name in limits} == {name: wanted[name] for name in limits}
-
-
-def never_null(field: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a key that may be null, as a form has it: one field to be filled in or left empty."""
-    kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
-    others = {name: value for name, value in field.items() if name != "anyOf"}
-    return others | kinds[0] if len(kinds) == 1 else others | ({"anyOf": kinds} if kinds else {})
 
 
 def section_kinds(section: str) -> list[type[Any]]:
@@ -269,7 +239,7 @@ def section_kinds(section: str) -> list[type[Any]]:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_an_opened_section_with_nothing_in_it_changes_nothing(tmp_path: Path, section: str) -> None:
     (settings,) = [kind for kind in section_kinds(section) if issubclass(kind, Section)]
-    for empty in ({}, dict.fromkeys(settings.model_fields), changes_of(settings, section)()):
+    for empty in ({}, dict.fromkeys(settings.model_fields)):
         assert load(tmp_path, sections={section: empty}) == load(tmp_path)
 
 

@@ -10,7 +10,6 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from nightloom.changes import EvaluationChanges, GateChanges
 from nightloom.corpus import Alias
 from nightloom.documents import document_id
 from nightloom.errors import Held, IndexInconsistent
@@ -117,6 +116,7 @@ def test_a_night_shows_documents_quarantine_scores_and_generations(home: Home, k
     assert "data:image/svg+xml" in scores
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_refused_run_ends_in_words_and_shows_no_traceback(
     home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +146,7 @@ async def test_the_live_index_is_scored_and_a_missed_floor_is_held(home: Home, k
 
     # Who asks for bread is judged to want whales: no index finds them first.
     (home.folder / "other.tsv").write_text("query-id\tcorpus-id\tscore\nq1\twhale.txt\t1\n")
-    other = EvaluationChanges.model_validate({"qrels": home.folder / "other.tsv"})
+    other = {"qrels": str(home.folder / "other.tsv")}
     state = await query_evaluation(corpus_file=home.file, evaluation=other, floor=0.9, return_state=True)
     assert (state.type.value, state.name) == ("FAILED", "Held")
     assert re.match(r"nDCG@10 is 0\.\d+, and gate.floor asks for 0.9 at least", state.message or "")
@@ -184,7 +184,7 @@ def test_a_rollback_from_the_command_line_emits_the_same_event(home: Home, key: 
 def test_a_promotion_from_the_command_line_emits_its_event(home: Home, key: str, prefect_api: str) -> None:
     home.write(SECOND | {"held.txt": "Held."})
     with pytest.raises(Held):
-        asyncio.run(night(home, gate=GateChanges.model_validate({"floor": 2.0})))
+        asyncio.run(night(home, gate={"floor": 2.0}))
     *_, live, held = asyncio.run(all_generations(home.corpus, None))
     done = command("promote", home.file, held.name, "--yes", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -224,7 +224,7 @@ async def test_rows_that_are_not_whole_fail_the_run_until_it_repairs_them(
 async def test_generations_beyond_those_to_keep_are_dropped(home: Home, prefect_api: str) -> None:
     home.write(TEXTS)
     with pytest.raises(Held):
-        await night(home, gate=GateChanges.model_validate({"floor": 2.0}))
+        await night(home, gate={"floor": 2.0})
     *seen, live, held = [one.name for one in await all_generations(home.corpus, None)]
     assert await prune(corpus_file=home.file) == {"dropped": [], "dry_run": False}
     assert (await prune(corpus_file=home.file, keep=1, dry_run=True))["dropped"] == [*reversed(seen[:-1])]
@@ -232,6 +232,7 @@ async def test_generations_beyond_those_to_keep_are_dropped(home: Home, prefect_
     assert [one.name for one in await all_generations(home.corpus, None)] == [live]
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_night_whose_report_cannot_be_written_is_promoted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIGHTLOOM_REPORTS", str(home.file / "reports"))
     home.write(SECOND | {"more.txt": "The oboe is a double-reed instrument."})

@@ -1,6 +1,7 @@
 """The deployments on a real server and worker, what its UI shows, and the retries of tasks, which need a server."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,14 +20,16 @@ from uuid import uuid4
 import pytest
 import yaml
 from playwright.sync_api import Page, expect
+from prefect import flow
 from prefect.events.schemas.automations import AutomationCore
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
 from deployments import screenshots
 from deployments.local_prefect import ROOT, LocalPrefect, children, wait_until
-from nightloom.errors import EmbedderError, Held, IndexUnavailable, NightFailed, SourceUnavailable
-from nightloom.tasks.policy import RETRIES, step
+from nightloom.errors import EmbedderError, Held, IndexUnavailable, IndexUnreachable, NightFailed, SourceUnavailable
+from nightloom.tasks import begin as begin_module
+from nightloom.tasks.policy import PAUSES, patience, pauses, step
 from tests.prefect_stack import (
     CANARY,
     PLANNED_SECONDS,
@@ -131,31 +134,11 @@ def test_the_schedule_plans_nights(deployed: Deployed, name: str, time: str) -> 
     assert all(run["auto_scheduled"] and run["expected_start_time"].endswith(time) for run in mine)
 
 
-@pytest.mark.parametrize(
-    ("section", "key"),
-    [
-        ("splitting", "max_tokens"),
-        ("embedder", "model"),
-        ("milvus", "uri"),
-        ("index", "update"),
-        ("evaluation", "queries"),
-        ("gate", "max_removed"),
-        ("shards", "in_flight"),
-    ],
-)
-def test_the_form_has_the_sections_with_help(deployed: Deployed, section: str, key: str) -> None:
-    schema = deployed.deployments["demo"]["parameter_openapi_schema"]
-    assert schema["properties"][section]["description"]
-    (reference,) = [kind["$ref"] for kind in schema["properties"][section]["anyOf"] if "$ref" in kind]
-    field = schema["definitions"][reference.rsplit("/", 1)[1]]["properties"][key]
-    assert field["title"]
-    assert field["description"]
-
-
 def test_a_watched_run_ends_completed_and_says_why(first_night: Night) -> None:
     assert first_night.exit_code == 0, first_night.output
     state = first_night.run["state"]
-    assert (state["type"], state["message"]) == ("COMPLETED", "promoted: the first generation of this index")
+    assert (state["type"], state["name"]) == ("COMPLETED", "Promoted")
+    assert state["message"] == "the first generation of this index"
     assert first_night.run["name"].startswith("demo 2")
     assert "finished successfully" in first_night.output
 
@@ -240,7 +223,7 @@ def test_a_run_that_meets_another_is_cancelled(second_night: tuple[Night, Night]
 @pytest.fixture(scope="module")
 def refused_night(deployed: Deployed, second_night: tuple[Night, Night]) -> Night:
     """After the others: the place that they held at the server is free again."""
-    run = deployed.prefect.start_run("demo", {"splitting": {"max_tokens": 5000}})
+    run = deployed.prefect.start_run("demo", {"changes": {"splitting": {"max_tokens": 5000}}})
     return night_of(deployed.prefect, deployed.prefect.run_when(run))
 
 
@@ -254,7 +237,7 @@ def test_a_bad_corpus_fails_with_key_and_cure(refused_night: Night) -> None:
 
 
 def test_a_night_is_taken_back_by_its_deployment(deployed: Deployed, second_night: tuple[Night, Night]) -> None:
-    run = deployed.prefect.start_run("demo", {"splitting": {"max_tokens": 128}})
+    run = deployed.prefect.start_run("demo", {"changes": {"splitting": {"max_tokens": 128}}})
     bad = night_of(deployed.prefect, deployed.prefect.run_when(run))
     assert bad.run["state"]["type"] == "COMPLETED", bad.run["state"]["message"]
     done = deployed.prefect.prefect("deployment", "run", "rollback/demo", "--watch")
@@ -272,10 +255,12 @@ def test_a_promotion_starts_another_deployment(downstream: Night) -> None:
 
 
 def test_somebody_is_called_when_a_night_has_failed(deployed: Deployed, refused_night: Night, webhook: Webhook) -> None:
-    words = (refused_night.run["name"], "splitting.max_tokens = 5000")
+    words = (refused_night.run["id"], "splitting.max_tokens = 5000")
     message = called(deployed, webhook, *words)
-    assert message["subject"] == f"nightly-reindex {refused_night.run['name']}: Failed"
-    assert message["body"].startswith("nightly-reindex/demo: ")
+    assert message["subject"] == "nightly-reindex/demo: Refused"
+    assert message["body"].startswith("demo: ")
+    assert "What readers see now could not be asked." in message["body"]
+    assert "None" not in message["body"]
     assert refused_night.run["id"] in message["body"], "no link to the run"
 
 
@@ -284,7 +269,7 @@ def test_somebody_is_called_when_scores_are_held(deployed: Deployed, refused_nig
     parameters = {"floor": 0.9, "evaluation": {"metrics": ["P@10"]}}
     run = deployed.prefect.run_when(deployed.prefect.start_run("demo", parameters, flow="query-evaluation"))
     assert (run["state"]["type"], run["state"]["name"]) == ("FAILED", "Held")
-    assert "P@10 is 0." in called(deployed, webhook, run["name"], "Held")["body"]
+    assert "P@10 is 0." in called(deployed, webhook, run["id"], "Held")["body"]
 
 
 def test_somebody_is_called_when_no_night_is_completed(
@@ -318,7 +303,7 @@ def test_a_run_whose_machine_is_gone_is_marked(deployed: Deployed, refused_night
     """Killed with whatever watched over it, as by a power cut: only its heartbeats can tell."""
     prefect = deployed.prefect
     found = prefect.ask("/deployments/name/nightly-reindex/demo")
-    pending = {"state": {"type": "PENDING"}, "parameters": {"splitting": {"max_tokens": 96}}}
+    pending = {"state": {"type": "PENDING"}, "parameters": {"changes": {"splitting": {"max_tokens": 96}}}}
     run = prefect.ask(f"/deployments/{found['id']}/create_flow_run", pending)["id"]
     written = yaml.safe_load((ROOT / "deployments" / "automations" / "lost-runs.yaml").read_text(encoding="utf-8"))
     written |= {"name": "Mark this one soon"}
@@ -354,7 +339,7 @@ def is_loading(prefect: LocalPrefect, run: str) -> bool | None:
 def test_a_night_whose_process_is_killed_is_ended_by_the_next(
     deployed: Deployed, second_night: tuple[Night, Night]
 ) -> None:
-    prefect, other = deployed.prefect, {"splitting": {"max_tokens": 96}}
+    prefect, other = deployed.prefect, {"changes": {"splitting": {"max_tokens": 96}}}
     run = prefect.start_run("demo", other)
     wait_until(lambda: is_loading(prefect, run), "a shard is read", PLANNED_SECONDS, prefect.log_end)
     os.kill(process_of(run), signal.SIGKILL)
@@ -422,11 +407,44 @@ async def test_a_transient_error_is_tried_again(prefect_api: None) -> None:
     assert await attempts.run() == 3
 
 
-async def test_the_last_transient_error_is_raised(prefect_api: None) -> None:
-    attempts = Attempts(*[SourceUnavailable(f"503, attempt {count}") for count in range(1, RETRIES + 5)])
-    with pytest.raises(SourceUnavailable, match=f"attempt {RETRIES + 1}$"):
+@pytest.mark.parametrize(("minutes", "retries"), [(0, 0), (0.5, 4), (1, 5), (10, 14), (45, 49)])
+async def test_a_step_is_tried_again_for_as_long_as_the_corpus_says(
+    prefect_api: None, minutes: float, retries: int
+) -> None:
+    attempts = Attempts(*[SourceUnavailable(f"503, attempt {count}") for count in range(1, len(PAUSES) + 5)])
+    patience.set(minutes)
+    assert sum(pauses()) <= 60 * minutes
+    with pytest.raises(SourceUnavailable, match=f"attempt {retries + 1}$"):
         await attempts.run()
-    assert attempts.count == RETRIES + 1
+    assert attempts.count == retries + 1
+
+
+@pytest.mark.parametrize("is_deployed", [True, False])
+async def test_a_deployed_night_waits_for_a_milvus_that_is_being_started_again(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch, *, is_deployed: bool
+) -> None:
+    tries = []
+
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Any]:
+        tries.append(1)
+        if len(tries) < 3:
+            raise IndexUnreachable("milvus.uri: http://127.0.0.1:1: Milvus cannot be reached")
+        yield "a night"
+
+    @flow(persist_result=False)
+    async def opened() -> str:
+        async with contextlib.AsyncExitStack() as stack:
+            return str(await begin_module._open(stack, opening))
+
+    monkeypatch.setattr(begin_module, "pauses", lambda: (0.01,) * 5)
+    if is_deployed:
+        monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "one")
+        assert await opened() == "a night"
+        assert len(tries) == 3
+    else:
+        with pytest.raises(IndexUnreachable):
+            await opened()
 
 
 @pytest.mark.parametrize("kind", [EmbedderError, NightFailed, Held, ValueError])
@@ -531,29 +549,26 @@ def test_the_deployments_show_their_schedules(page: Page, url: str, picture: Pat
 @pytest.mark.browser
 def test_the_form_of_a_custom_run_helps(page: Page, url: str, deployed: Deployed, picture: Path) -> None:
     screenshots.open_form(page, url, deployed.deployments["demo"]["id"])
-    expect(page.get_by_text("Over the keys of [splitting]").first).to_be_visible()
-    expect(page.get_by_label("Tokens a node").first).to_have_value("")
+    expect(page.get_by_text("sections of the corpus file with the keys").first).to_be_visible()
+    expect(page.get_by_text('Property is type "None"')).to_have_count(0)
 
 
 @pytest.mark.browser
-def test_the_form_sends_the_keys_that_were_filled_in_and_no_other(
+def test_the_form_sends_what_was_filled_in_and_no_other(
     page: Page, url: str, deployed: Deployed, picture: Path
 ) -> None:
     """A default that was sent would replace the corpus file's model, and embed every document again."""
     address = "**/create_flow_run"
     page.route(address, lambda route: route.abort())  # no run begins
     screenshots.open_form(page, url, deployed.deployments["demo"]["id"])
-    page.get_by_text("Keys of [embedder]", exact=True).first.click()
-    page.get_by_label("Batch tokens").first.fill("512")
+    page.get_by_label("Allow removals").first.click()
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/create_flow_run")) as sent:
         page.get_by_role("button", name="Submit").click()
     page.unroute(address)
     run: Any = sent.value.post_data_json
     given = {key: value for key, value in run["parameters"].items() if value is not None}
-    assert given.pop("corpus_file") == "corpora/demo.toml"
-    assert {key: value for key, value in given.pop("embedder").items() if value is not None} == {"batch_tokens": 512}
-    assert not any(given.pop("splitting", {}).values())
-    assert given == {"allow_removals": False, "repair": False}
+    assert given.pop("changes", {}) == {}
+    assert given == {"corpus_file": "corpora/demo.toml", "allow_removals": True, "repair": False}
 
 
 @pytest.mark.browser

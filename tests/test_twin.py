@@ -188,7 +188,7 @@ async def test_hybrid_nights(home: Home) -> None:
 @ON_LITE
 @ONE_VERSION
 async def test_nights_by_public_functions_of_the_client_alone(home: Home) -> None:
-    rows_only = {"milvus": {"transfer": "rows"}}
+    rows_only: dict[str, Any] = {"milvus": {"transfer": "rows"}}
     assert (await night(home, **rows_only))["outcome"] == "promoted"
     home.write(TEXTS | {"bread.txt": "Rye bread needs a sour dough. " * 40})
     assert (await night(home, **rows_only))["outcome"] == "promoted"

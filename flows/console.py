@@ -39,11 +39,15 @@ app.add_typer(queries_app, name="queries")
 CorpusFile = Annotated[Path, typer.Argument(metavar="CORPUS.toml", help="The corpus file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
+A_GENERATION = "A generation: its name, the beginning of it, or previous, live or held; see `generations`."
+
 INTERRUPTED = 130
 """What shells say of a program that Ctrl+C ended."""
 
 out = Console()
 err = Console(stderr=True)
+_AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
+"""How a line with a name in it is printed: whole, and nothing of it taken for markup."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -341,36 +345,57 @@ def verify(
 
 @app.command()
 def generations(corpus: CorpusFile, as_json: AsJson = False) -> None:
-    """Show every generation of the index, newest first: name, state, documents, nodes, fingerprint, created."""
+    """Show every generation of the index, newest first: name, state, documents, nodes, created, scores, fingerprint.
+
+    Names are whole, as `rollback`, `promote` and `drop` take them: a narrow terminal shows fewer columns.
+    """
     from nightloom import operate  # noqa: PLC0415  seconds to import
+    from nightloom.screen import show_whole  # noqa: PLC0415
 
     found = _answer(corpus, operate.list_generations, as_json=as_json)
     if as_json:
         rows = [dataclasses.asdict(one) | {"created": one.created.isoformat()} for one in found]
         print(json.dumps({"generations": rows}))  # noqa: T201
         return
-    table = Table("generation", "state", "documents", "nodes", "fingerprint", "created (UTC)", "scores")
-    for one in found:
-        scores = ", ".join(f"{metric} {value:.4f}" for metric, value in one.scores.items())
-        style = "green" if one.state == "live" else None
-        cells = (str(one.documents), str(one.nodes), one.fingerprint[:8], f"{one.created:%Y-%m-%d %H:%M:%S}", scores)
-        table.add_row(one.name, one.state, *cells, style=style)
-    out.print(table)
+    rows = [
+        {
+            "generation": one.name,
+            "state": one.state,
+            "documents": str(one.documents),
+            "nodes": str(one.nodes),
+            "created (UTC)": f"{one.created:%Y-%m-%d %H:%M:%S}",
+            "scores": ", ".join(f"{metric} {value:.4f}" for metric, value in one.scores.items()),
+            "fingerprint": one.fingerprint[:8],
+        }
+        for one in found
+    ]
+    show_whole(out, rows, ["green" if one.state == "live" else "" for one in found])
     for one in found:
         if one.held:
             says = "promoted by an operator over the gate" if one.state in {"live", "earlier"} else "held"
-            out.print(Text(f"{one.name}: {says}: {plain(one.held)}"))
+            out.print(Text(f"{one.name}: {says}: {plain(one.held)}"), soft_wrap=True)
 
 
 @app.command()
 def rollback(
     corpus: CorpusFile,
-    to: Annotated[str | None, typer.Option(help="A generation by name; default the one before the live one.")] = None,
+    to: Annotated[str | None, typer.Option(help=f"{A_GENERATION} Default: previous.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Without a terminal it never does.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let readers see an earlier generation again: an alias switch, proven by reads through it."""
+    """Let readers see an earlier generation again: an alias switch, proven by reads through it.
+
+    On a terminal it says what readers see and what they would see, and asks.
+    """
     from nightloom import operate  # noqa: PLC0415  seconds to import
 
+    if not yes and sys.stdin.isatty():
+        live, target = _answer(corpus, lambda loaded, token: operate.plan_rollback(loaded, token, to), as_json=as_json)
+        for says, one in (("Readers see", live), ("They would see", target)):
+            counts = f"{one.documents} documents, {one.nodes} nodes"
+            err.print(f"{says} {one.name} of {one.created:%Y-%m-%d %H:%M} UTC, {counts}.", **_AS_IT_IS)
+        typer.confirm("Roll back?", abort=True, err=True)
+        to = target.name
     made = _answer(corpus, lambda loaded, token: operate.roll_back(loaded, token, to), as_json=as_json)
     if as_json:
         print(json.dumps(dataclasses.asdict(made)))  # noqa: T201
@@ -378,7 +403,7 @@ def rollback(
         out.print(
             f"{made.alias} is {made.after} again ({made.documents} documents, {made.nodes} nodes), and was"
             f" {made.before}. The next night compares the corpus with what is live now.",
-            highlight=False,
+            **_AS_IT_IS,
         )
     from nightloom.tasks.events import way_back  # noqa: PLC0415  Prefect takes seconds to import; what was done is said before
 
@@ -388,26 +413,30 @@ def rollback(
 @app.command()
 def promote(
     corpus: CorpusFile,
-    name: Annotated[
-        str, typer.Argument(help="A generation that the gate held: see `generations`.", show_default=False)
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    name: Annotated[str, typer.Argument(help=f"A generation that the gate held. {A_GENERATION}", show_default=False)],
+    reason: Annotated[
+        str, typer.Option(help="Why the gate is overruled; the reports say it.", show_default=False)
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let readers see a generation that the gate has held; a report says that an operator overruled it."""
     from nightloom import operate  # noqa: PLC0415  seconds to import
 
     if not yes:
-        found = _answer(corpus, operate.list_generations, as_json=as_json)
-        held = next((one.held for one in found if one.name == name), "")
-        typer.confirm(f"{held or 'No gate has held it'}\nPromote {name} nevertheless?", abort=True, err=True)
-    made, report = _answer(corpus, lambda loaded, token: operate.promote_held(loaded, token, name), as_json=as_json)
+        found = _answer(corpus, lambda loaded, token: operate.find_promotable(loaded, token, name), as_json=as_json)
+        name = found.name
+        says = plain(found.held) or "It was never evaluated."
+        typer.confirm(f"{says}\nPromote {name} nevertheless?", abort=True, err=True)
+    made, report = _answer(
+        corpus, lambda loaded, token: operate.promote_held(loaded, token, name, reason), as_json=as_json
+    )
     if as_json:
         print(report.model_dump_json())  # noqa: T201
     else:
         was = f", and was {made.before}" if made.before else ""
         out.print(
-            f"{made.alias} is {made.after} now ({made.documents} documents, {made.nodes} nodes){was}", highlight=False
+            f"{made.alias} is {made.after} now ({made.documents} documents, {made.nodes} nodes){was}", **_AS_IT_IS
         )
         out.print(f"report: {report.file}", highlight=False, soft_wrap=True)
     from nightloom.tasks.events import promotion  # noqa: PLC0415  Prefect takes seconds to import; what was done is said before
@@ -418,22 +447,23 @@ def promote(
 @app.command()
 def drop(
     corpus: CorpusFile,
-    name: Annotated[str, typer.Argument(help="A generation by name: see `generations`.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    name: Annotated[str, typer.Argument(help=A_GENERATION, show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Drop a generation for good; never the live one, nor one that any alias names."""
     from nightloom import operate  # noqa: PLC0415  seconds to import
 
-    found = _answer(corpus, lambda loaded, token: operate.find_droppable(loaded, token, name), as_json=as_json)
     if not yes:
+        found = _answer(corpus, lambda loaded, token: operate.find_droppable(loaded, token, name), as_json=as_json)
+        name = found.name
         says = f"Drop {name} ({found.state}; {found.documents} documents, {found.nodes} nodes) for good?"
         typer.confirm(says, abort=True, err=True)
-    _answer(corpus, lambda loaded, token: operate.drop_generation(loaded, token, name), as_json=as_json)
+    gone = _answer(corpus, lambda loaded, token: operate.drop_generation(loaded, token, name), as_json=as_json)
     if as_json:
-        print(json.dumps({"dropped": name}))  # noqa: T201
+        print(json.dumps({"dropped": gone}))  # noqa: T201
     else:
-        out.print(f"{name} is gone", highlight=False)
+        out.print(f"{gone} is gone", **_AS_IT_IS)
     _tell(corpus)
 
 

@@ -27,12 +27,12 @@ async def rollback(
 
     Args:
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
-        to: Name of a generation, as the artifact `<corpus>-generations` gives it; left empty, the one that readers saw
-            before the live one.
+        to: Name of a generation, or the beginning of it, as the artifact `<corpus>-generations` gives it; "previous",
+            or left empty, the one that readers saw before the live one.
     """
     corpus = await load_own_corpus(corpus_file)
     token = await find_secret(corpus.milvus.secret)
-    made = await switch_back(corpus, token, to)
+    made = await switch_back(corpus, token, to or None)
     await show_generations(corpus.name, await list_generations(corpus, token))
     says = f"{made.alias} is {made.after} again, and was {made.before}"
     get_run_logger().info(says)

@@ -1,5 +1,6 @@
 """What an operator does with an index: look at its generations, verify the live one, roll back, promote, drop."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -94,7 +95,7 @@ async def roll_back(corpus: Corpus, token: SecretStr | None, to: str | None = No
     Args:
         corpus: The corpus.
         token: Of Milvus.
-        to: Name of the generation; default the one that readers saw before the live one.
+        to: The generation, as `find_generation` takes it; default the one that readers saw before the live one.
 
     Raises:
         IndexInputError: There is no such generation, or readers never saw it.
@@ -104,13 +105,38 @@ async def roll_back(corpus: Corpus, token: SecretStr | None, to: str | None = No
         return await _switch(index, live, _earlier(await index.generations(), live, to))
 
 
-async def promote_held(corpus: Corpus, token: SecretStr | None, name: str) -> tuple[Switch, RunReport]:
+async def plan_rollback(corpus: Corpus, token: SecretStr | None, to: str | None = None) -> tuple[Contained, Contained]:
+    """What readers see, and what they would see after `roll_back`; nothing is switched.
+
+    Raises:
+        IndexInputError: As `roll_back`.
+    """
+    async with open_live(corpus, token) as (index, live):
+        target = _earlier(await index.generations(), live, to)
+        return await _contained(index, live), await _contained(index, target)
+
+
+async def find_promotable(corpus: Corpus, token: SecretStr | None, name: str) -> Generation:
+    """The generation that `promote_held` would let readers see; nothing is switched.
+
+    Raises:
+        IndexInputError: As `promote_held`.
+    """
+    async with open_index(corpus.milvus, corpus.name, token) as index:
+        return _promotable(await index.generations(), corpus, name)
+
+
+async def promote_held(
+    corpus: Corpus, token: SecretStr | None, name: str, reason: str = ""
+) -> tuple[Switch, RunReport]:
     """Let readers see a generation that the gate has held: an operator who knows better overrules it.
 
     Args:
         corpus: The corpus.
         token: Of Milvus.
-        name: Of the generation.
+        name: The generation, as `find_generation` takes it.
+        reason: Why the operator knows better; kept with the generation, and said wherever it is said that the gate was
+            overruled.
 
     Returns:
         The switch, and its report, which says what was overruled and is saved like that of a night.
@@ -124,11 +150,13 @@ async def promote_held(corpus: Corpus, token: SecretStr | None, name: str) -> tu
         generations = await index.generations()
         target = _promotable(generations, corpus, name)
         live = next((generation for generation in generations if generation.live), None)
-        made = await _switch(index, live, target, overruled=target.held)
+        why = f"; the operator's reason: {reason.strip()}" if reason.strip() else ""
+        held = f"{target.held or 'it was never evaluated'}{why}"
+        made = await _switch(index, live, target, overruled=held if target.held or why else "")
     report = RunReport(
         corpus=corpus.name,
         outcome="promoted",
-        reason=f"an operator promoted it over the gate, which had held it: {target.held or 'it was never evaluated'}",
+        reason=f"an operator promoted it over the gate, which had held it: {held}",
         generation=target.name,
         fingerprint=target.fingerprint,
         started=started,
@@ -141,13 +169,15 @@ async def promote_held(corpus: Corpus, token: SecretStr | None, name: str) -> tu
 
 
 def _promotable(generations: list[Generation], corpus: Corpus, name: str) -> Generation:
-    found = _named(generations, corpus, name)
+    found = find_generation(generations, corpus.name, name)
     if found.live:
-        raise IndexInputError(f"{name} is live already")
+        raise IndexInputError(f"{found.name} is live already")
     if found.promoted:
-        raise IndexInputError(f"{name} was live once: `nightloom rollback --to {name}` lets readers see it again")
+        raise IndexInputError(
+            f"{found.name} was live once: `nightloom rollback --to {found.name}` lets readers see it again"
+        )
     if not found.whole:
-        raise IndexInputError(f"{name} is half-built; `nightloom run` goes on with it")
+        raise IndexInputError(f"{found.name} is half-built; `nightloom run` goes on with it")
     return found
 
 
@@ -167,43 +197,45 @@ async def _switch(index: Index, live: Generation | None, target: Generation, ove
 
 
 def _earlier(generations: list[Generation], live: Generation, to: str | None) -> Generation:
-    names = {generation.name: generation for generation in generations}
-    if to is not None:
-        if to not in names:
-            raise IndexInputError(f"{to}: no generation of {live.alias!r}; there are: {', '.join(names)}")
-        if to == live.name:
-            raise IndexInputError(f"{to} is live already; nothing to roll back")
-        if not names[to].promoted:
-            raise IndexInputError(f"{to} was never live: it is half-built, or the gate held it (`nightloom promote`)")
-        return names[to]
-    earlier = [one for one in generations if one.promoted and not one.live and one.created < live.created]
-    if not earlier:
+    if to is None and not _fitting(generations, "previous"):
         raise IndexInputError(
             f"{live.name} is the oldest generation of {live.alias!r} that readers saw; nothing to roll back to."
             " `nightloom generations` shows all; --to names one"
         )
-    return max(earlier, key=lambda one: one.created)
+    found = find_generation(generations, live.alias, "previous" if to is None else to)
+    if found.live:
+        raise IndexInputError(f"{found.name} is live already; nothing to roll back")
+    if not found.promoted:
+        raise IndexInputError(
+            f"{found.name} was never live: it is half-built, or the gate held it (`nightloom promote`)"
+        )
+    return found
 
 
 async def find_droppable(corpus: Corpus, token: SecretStr | None, name: str) -> Contained:
     """A generation that may be dropped.
 
     Raises:
-        IndexInputError: There is no such generation, or it is live.
+        IndexInputError: There is no such generation, as `find_generation` takes it, or it is live.
     """
     async with open_index(corpus.milvus, corpus.name, token) as index:
         return await _contained(index, _droppable(await index.generations(), corpus, name))
 
 
-async def drop_generation(corpus: Corpus, token: SecretStr | None, name: str) -> None:
+async def drop_generation(corpus: Corpus, token: SecretStr | None, name: str) -> str:
     """Drop a generation for good.
+
+    Returns:
+        Its whole name.
 
     Raises:
         IndexInputError: There is no such generation, it is live, or another alias names it.
     """
     async with open_index(corpus.milvus, corpus.name, token) as index:
-        if not await index.drop(_droppable(await index.generations(), corpus, name)):
-            raise IndexInputError(f"{name}: an alias names it; readers use it, and it stays")
+        found = _droppable(await index.generations(), corpus, name)
+        if not await index.drop(found):
+            raise IndexInputError(f"{found.name}: an alias names it; readers use it, and it stays")
+        return found.name
 
 
 async def prune(corpus: Corpus, token: SecretStr | None, *, unseen: bool = False, dry_run: bool = False) -> list[str]:
@@ -243,15 +275,50 @@ async def what_readers_see(index: Index) -> str:
 
 
 def _droppable(generations: list[Generation], corpus: Corpus, name: str) -> Generation:
-    found = _named(generations, corpus, name)
+    found = find_generation(generations, corpus.name, name)
     if found.live:
-        raise IndexInputError(f"{name} is live, and is never dropped; roll back first")
+        raise IndexInputError(f"{found.name} is live, and is never dropped; roll back first")
     return found
 
 
-def _named(generations: list[Generation], corpus: Corpus, name: str) -> Generation:
-    found = next((generation for generation in generations if generation.name == name), None)
-    if found is None:
-        others = ", ".join(generation.name for generation in generations) or "none"
-        raise IndexInputError(f"{name}: no generation of {corpus.name!r}; there are: {others}")
-    return found
+WORDS = ("previous", "live", "held")
+"""What stands for a generation by its state; `previous` is the newest that readers saw of those before the live one."""
+
+
+def find_generation(generations: Iterable[Generation], alias: str, given: str) -> Generation:
+    """The one generation that an operator means.
+
+    Args:
+        generations: Of one index.
+        alias: Of the index, for the message.
+        given: A whole name, the beginning of one alone, or one of `WORDS`.
+
+    Raises:
+        IndexInputError: None fits, or several do.
+    """
+    newest_first = sorted(generations, key=lambda one: one.created, reverse=True)
+    given = given.strip()
+    found = _fitting(newest_first, given)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        more = "name one of them" if given in WORDS else "give more of the name"
+        raise IndexInputError(
+            f"{given or 'an empty name'}: several generations of {alias!r} fit, so {more}: {_list(found)}"
+        )
+    raise IndexInputError(f"{given or 'an empty name'}: no generation of {alias!r}; there are: {_list(newest_first)}")
+
+
+def _fitting(generations: Iterable[Generation], given: str) -> list[Generation]:
+    newest_first = sorted(generations, key=lambda one: one.created, reverse=True)
+    if given == "previous":
+        live = next((one for one in newest_first if one.live), None)
+        return [one for one in newest_first if live and one.promoted and one.created < live.created][:1]
+    if given in WORDS:
+        return [one for one in newest_first if state_of(one) == given]
+    exact = [one for one in newest_first if one.name == given]
+    return exact or [one for one in newest_first if given and one.name.startswith(given)]
+
+
+def _list(generations: Iterable[Generation]) -> str:
+    return ", ".join(f"{one.name} ({state_of(one)})" for one in generations) or "none"

@@ -1,11 +1,12 @@
 """What the command line shows: progress while a night runs, and results as tables."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from nightloom.metering import Usage
@@ -13,6 +14,8 @@ from nightloom.progress import Snapshot, watcher
 from nightloom.report import RunReport, plain
 from nightloom.rows import Hit
 
+WIDE = 10_000
+"""Characters; more than any table of ours has in a line."""
 SHOWN_TEXT = 600
 """Characters of a passage that a terminal shows; --json gives all."""
 
@@ -51,6 +54,31 @@ def watch_night(console: Console) -> Iterator[None]:
             yield
     finally:
         watcher.reset(token)
+
+
+def show_whole(console: Console, rows: Sequence[Mapping[str, str]], styles: Sequence[str]) -> None:
+    """A table whose cells are never cut: where it is too wide for a terminal, its last columns are left out.
+
+    Args:
+        console: Where to; what is no terminal, such as a pipe, takes every column.
+        rows: Cells by column; the first is always shown.
+        styles: Of the rows.
+    """
+    columns = list(rows[0]) if rows else []
+    while columns:
+        table = Table(*(Column(name, no_wrap=True) for name in columns))
+        for row, style in zip(rows, styles, strict=True):
+            table.add_row(*(Text(row[name]) for name in columns), style=style)
+        width = Measurement.get(console, console.options.update_width(WIDE), table).maximum
+        if not console.is_terminal:
+            Console(file=console.file, width=width).print(table)
+            return
+        if width <= console.width:
+            console.print(table)
+            return
+        columns.pop()
+    for row in rows:
+        console.print(Text(next(iter(row.values()))), soft_wrap=True)
 
 
 def show_report(console: Console, report: RunReport) -> None:

@@ -8,7 +8,8 @@ from nightloom.corpus import Corpus
 from nightloom.generations import Generation
 from nightloom.live import Asked
 from nightloom.operate import Switch
-from nightloom.tasks.events import announce, way_back
+from nightloom.report import RunReport
+from nightloom.tasks.events import announce, promotion, way_back
 from nightloom.tasks.pace import access_to
 from nightloom.tasks.policy import step
 
@@ -19,6 +20,14 @@ async def switch_back(corpus: Corpus, token: SecretStr | None, to: str | None) -
     made = await operate.roll_back(corpus, token, to)
     announce(way_back(made))
     return made
+
+
+@step("promote held", run_name="promote a held generation of {corpus.name}", timeout_seconds=600)
+async def promote_held(corpus: Corpus, token: SecretStr | None, name: str, reason: str) -> tuple[Switch, RunReport]:
+    """Switch the alias to a generation that the gate has held, and prove it by reads through it."""
+    made, report = await operate.promote_held(corpus, token, name, reason)
+    announce(promotion(report, made.before or None))
+    return made, report
 
 
 @step("ask", run_name="ask the golden queries of {corpus.name}", timeout_seconds=3600)

@@ -7,12 +7,13 @@ import pytest
 from prefect import Flow
 
 from nightloom.flows.nightly_reindex import nightly_reindex
+from nightloom.flows.promote import promote
 from nightloom.flows.prune import prune
 from nightloom.flows.query_evaluation import query_evaluation
 from nightloom.flows.rollback import rollback
 from nightloom.flows.verify import verify
 
-FLOWS: tuple[Flow[..., Any], ...] = (nightly_reindex, query_evaluation, rollback, verify, prune)
+FLOWS: tuple[Flow[..., Any], ...] = (nightly_reindex, query_evaluation, rollback, promote, verify, prune)
 CHOICES = {
     ("query-evaluation", "missed_floor"): ["hold", "warn"],
     ("prune", "which"): ["seen", "all"],
@@ -31,9 +32,10 @@ def test_every_parameter_has_a_title_and_help(flow: Flow[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
-def test_nothing_but_the_corpus_file_must_be_filled_in(flow: Flow[..., Any]) -> None:
-    assert set(flow.parameters.required) <= {"corpus_file"}
-    assert all("default" in field for name, field in flow.parameters.properties.items() if name != "corpus_file")
+def test_nothing_but_the_corpus_file_and_a_reason_must_be_filled_in(flow: Flow[..., Any]) -> None:
+    needed = {"corpus_file", "reason"} if flow is promote else {"corpus_file"}
+    assert set(flow.parameters.required) <= needed
+    assert all("default" in field for name, field in flow.parameters.properties.items() if name not in needed)
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)

@@ -1,13 +1,19 @@
 """Generations: names that parse back, an order that no clock can turn round, and a live one that nobody drops."""
 
+import dataclasses
+import io
 import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from nightloom.errors import IndexInputError
 from nightloom.generations import Generation, disposable, half_built, new_name, parse_name
+from nightloom.operate import find_generation
+from nightloom.screen import show_whole
 
 ALIASES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,30}", fullmatch=True)
 FINGERPRINTS = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -90,3 +96,65 @@ def test_the_live_one_and_the_newest_seen_are_never_dropped(generations: list[Ge
     gone = [one for one in dropped if one.promoted]
     assert all(old.created < kept.created for old in gone for kept in seen), "the newest stay"
     assert len(dropped) == len(set(dropped))
+
+
+OLDER = Generation("docs_20261101t000000z_aaaaaaaa", "docs", "a" * 64, datetime(2026, 11, 1, tzinfo=UTC), promoted=True)
+OLD = Generation("docs_20261102t000000z_aaaaaaaa", "docs", "a" * 64, datetime(2026, 11, 2, tzinfo=UTC), promoted=True)
+SEEN = Generation(
+    "docs_20261103t000000z_bbbbbbbb", "docs", "b" * 64, datetime(2026, 11, 3, tzinfo=UTC), live=True, promoted=True
+)
+HELD = Generation("docs_20261104t000000z_cccccccc", "docs", "c" * 64, datetime(2026, 11, 4, tzinfo=UTC), held="lost")
+HELD_TOO = Generation("docs_20261105t000000z_cccccccc", "docs", "c" * 64, datetime(2026, 11, 5, tzinfo=UTC), held="too")
+ALL = [OLDER, HELD_TOO, OLD, SEEN, HELD]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (OLD.name, OLD),
+        (f" {OLD.name}\n", OLD),
+        ("docs_20261102", OLD),
+        ("live", SEEN),
+        ("previous", OLD),
+    ],
+)
+def test_a_generation_is_found_by_name_beginning_or_word(given: str, found: Generation) -> None:
+    assert find_generation(ALL, "docs", given) is found
+
+
+def test_a_whole_name_is_meant_where_another_begins_with_it() -> None:
+    longer = dataclasses.replace(OLD, name=OLD.name + "0")
+    assert find_generation([longer, OLD], "docs", OLD.name) is OLD
+
+
+@pytest.mark.parametrize(
+    ("generations", "given", "says"),
+    [
+        (ALL, "docs_20261101t1", f"docs_20261101t1: no generation of 'docs'; there are: {HELD_TOO.name} (held)"),
+        (ALL, "held", f"several generations of 'docs' fit, so name one of them: {HELD_TOO.name} (held), {HELD.name}"),
+        (
+            ALL,
+            "docs_202611",
+            f"so give more of the name: {HELD_TOO.name} (held), {HELD.name} (held), {SEEN.name} (live)",
+        ),
+        ([SEEN], " ", "an empty name: no generation of 'docs'"),
+        ([SEEN], "held", f"held: no generation of 'docs'; there are: {SEEN.name} (live)"),
+        ([SEEN, HELD], "previous", "previous: no generation of 'docs'"),
+        ([HELD], "live", f"live: no generation of 'docs'; there are: {HELD.name} (held)"),
+        ([], "live", "there are: none"),
+    ],
+)
+def test_what_fits_none_or_several_names_what_there_is(generations: list[Generation], given: str, says: str) -> None:
+    with pytest.raises(IndexInputError, match=re.escape(says)):
+        find_generation(generations, "docs", given)
+
+
+@pytest.mark.parametrize("width", [10, 40, 60, 80, 200])
+def test_a_narrow_terminal_cuts_no_name(width: int) -> None:
+    rows = [{"generation": one.name, "state": "earlier", "scores": "nDCG@10 0.9000, R@10 0.9000"} for one in ALL]
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    show_whole(console, rows, [""] * len(rows))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(one.name in shown for one in ALL)
+    assert ("nDCG@10" in shown) is (width >= 80)
+    assert width < 40 or max(map(len, shown.splitlines())) <= width + len("\x1b[1m") * 20, "with its colours"

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from nightloom.corpus import Alias
@@ -15,6 +16,7 @@ from nightloom.documents import document_id
 from nightloom.errors import Held, IndexInconsistent
 from nightloom.flows.check import checks
 from nightloom.flows.nightly_reindex import nightly_reindex
+from nightloom.flows.promote import promote
 from nightloom.flows.prune import prune
 from nightloom.flows.query_evaluation import query_evaluation
 from nightloom.flows.rollback import rollback
@@ -193,6 +195,27 @@ def test_a_promotion_from_the_command_line_emits_its_event(home: Home, key: str,
     assert made["payload"]["reason"] == json.loads(done.stdout)["reason"]
     assert made["payload"]["documents"]["listed"] == len(SECOND) + 1
     assert table(prefect_api, f"{key}-generations")[0]["state"] == "live"
+
+
+async def test_a_promotion_from_the_ui_needs_a_reason_and_keeps_it(home: Home, key: str, prefect_api: str) -> None:
+    home.write(SECOND | {"other.txt": "Other."})
+    with pytest.raises(Held):
+        await night(home, gate=GateChanges.model_validate({"floor": 2.0}))
+    *_, live, held = await all_generations(home.corpus, None)
+    with pytest.raises(ParameterTypeError):
+        await promote(corpus_file=home.file, reason=" ")
+    state = await promote(corpus_file=home.file, reason="queries are old", return_state=True)
+    assert (state.type.value, state.name) == ("COMPLETED", "Promoted"), state.message
+    report = RunReport.model_validate(await state.aresult())
+    assert report.reason.endswith(f"{held.held}; the operator's reason: queries are old")
+    *_, made = await events_of(prefect_api, home.name, "nightloom.index.promoted", times=4)
+    assert (made["payload"]["generation"], made["payload"]["before"]) == (held.name, live.name)
+    assert made["payload"]["reason"] == report.reason
+    assert "queries are old" in table(prefect_api, f"{key}-generations")[0]["held"]
+    state = await promote(corpus_file=home.file, reason="again", return_state=True)
+    assert (state.name, f"{held.name} (live)" in str(state.message)) == ("Refused", True), "nothing is held"
+    warnings = (await night(home))["warnings"]
+    assert [one for one in warnings if one.endswith("queries are old")], "and every night says so"
 
 
 def test_a_command_has_done_its_work_where_prefect_is_away(home: Home) -> None:

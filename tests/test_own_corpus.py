@@ -10,6 +10,7 @@ from prefect.flow_engine import run_flow_async
 
 from nightloom.errors import CorpusFileError, InputError
 from nightloom.flows.nightly_reindex import nightly_reindex
+from nightloom.flows.promote import promote
 from nightloom.flows.prune import prune
 from nightloom.flows.query_evaluation import query_evaluation
 from nightloom.flows.rollback import rollback
@@ -17,7 +18,7 @@ from nightloom.flows.verify import verify
 from nightloom.tasks.own_corpus import is_of, load_own_corpus
 from tests.builders import MODEL
 
-FLOWS: list[Flow[..., Any]] = [nightly_reindex, query_evaluation, verify, rollback, prune]
+FLOWS: list[Flow[..., Any]] = [nightly_reindex, query_evaluation, verify, rollback, promote, prune]
 
 
 async def run_of(flow: Flow[..., Any], deployment: str, **parameters: Any) -> Any:
@@ -43,7 +44,7 @@ async def test_a_deployment_refuses_another_corpus(flow: Flow[..., Any], tmp_pat
     theirs = write_corpus(tmp_path / "demo.toml", "demo")
     says = r"deployment 'docs-docker' is for the corpus 'docs', and .*demo\.toml is 'demo'"
     with pytest.raises(InputError, match=says):
-        await run_of(flow, "docs-docker", corpus_file=theirs)
+        await run_of(flow, "docs-docker", corpus_file=theirs, **({"reason": "x"} if flow is promote else {}))
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -16,7 +16,7 @@ from nightloom.flows.console import app
 from nightloom.project import corpus_name_for
 from tests.builders import MODEL, ROOT, command
 
-FLOWS = {"nightly_reindex", "query_evaluation", "verify", "rollback", "prune"}
+FLOWS = {"nightly_reindex", "query_evaluation", "verify", "rollback", "promote", "prune"}
 
 
 def deployments(project: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,17 @@
 """How an index is brought up to date and taken back: in place, mended, renamed, rolled back, one night at a time."""
 
 import asyncio
+import io
 import json
+import os
+import pty
+import re
+import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +22,7 @@ from nightloom.contents import Contents
 from nightloom.documents import document_id
 from nightloom.embedding import Embedder
 from nightloom.errors import EmbedderError, Held, IndexBusy, IndexInconsistent, IndexInputError, IndexTaken, NightFailed
+from nightloom.flows.console import app
 from nightloom.generations import WRITER, Generation
 from nightloom.index import Index, open_index
 from nightloom.night import Night
@@ -484,6 +492,22 @@ async def test_drop_never_takes_the_live_one_nor_one_that_an_alias_names(home: H
     assert await generations_of(home) == [second["generation"]]
 
 
+def on_a_terminal(types: str, *words: str | Path) -> str:
+    """What a command shows on stderr to whoever types so on a terminal."""
+    ours, theirs = pty.openpty()
+    os.write(ours, types.encode())
+    with (
+        os.fdopen(theirs, encoding="utf-8") as stdin,
+        mock.patch.object(sys, "stdin", stdin),
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()) as shown,
+        suppress(SystemExit),
+    ):
+        app([str(word) for word in words])
+    os.close(ours)
+    return shown.getvalue()
+
+
 def test_the_commands_of_an_operator(tmp_path: Path) -> None:
     home = Home(tmp_path, "index.db", "operated")
     home.write(TEXTS)
@@ -504,20 +528,29 @@ def test_the_commands_of_an_operator(tmp_path: Path) -> None:
         (second, "live", 6),
         (first, "earlier", 5),
     ]
-    assert run("rollback", "--json") | {"nodes": 0} == {
+    assert first in run("generations"), "a pipe takes every column"
+    shown = on_a_terminal("n\n", "rollback", home.file)
+    assert f"Readers see {second} of " in shown
+    assert re.search(rf"They would see {first} of [-0-9]+ [0-9:]+ UTC, 5 documents, \d+ nodes\.\n", shown), shown
+    assert run("generations", "--json")["generations"] == listed, "an answer of no leaves it as it was"
+    on_a_terminal("y\n", "rollback", home.file, "--to", first[:-6])
+    assert run("rollback", "--to", second[:-6], "--json")["after"] == second
+    several = command("rollback", home.file, "--to", "operated_")
+    assert (several.returncode, f"{second} (live), {first} (earlier)" in several.stderr) == (2, True)
+    assert run("rollback", "--to", "previous", "--json") | {"nodes": 0} == {
         "alias": "operated",
         "before": second,
         "after": first,
         "documents": 5,
         "nodes": 0,
     }
-    refused = command("drop", home.file, first, "--yes")
+    refused = command("drop", home.file, "live", "--yes")
     assert refused.returncode == 2
     assert "is live" in refused.stderr
-    unsure = command("drop", home.file, second)
+    unsure = command("drop", home.file, second[:-1])
     assert unsure.returncode == 1
-    assert "for good?" in unsure.stderr
-    assert run("drop", second, "--yes", "--json") == {"dropped": second}
+    assert f"Drop {second} (" in unsure.stderr
+    assert run("drop", second[:-1], "--yes", "--json") == {"dropped": second}
 
 
 # --- two nights at once

@@ -200,7 +200,7 @@ def test_a_promotion_from_the_command_line_emits_its_event(home: Home, key: str,
 async def test_a_promotion_from_the_ui_needs_a_reason_and_keeps_it(home: Home, key: str, prefect_api: str) -> None:
     home.write(SECOND | {"other.txt": "Other."})
     with pytest.raises(Held):
-        await night(home, gate=GateChanges.model_validate({"floor": 2.0}))
+        await night(home, gate={"floor": 2.0})
     *_, live, held = await all_generations(home.corpus, None)
     with pytest.raises(ParameterTypeError):
         await promote(corpus_file=home.file, reason=" ")

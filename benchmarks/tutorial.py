@@ -136,7 +136,7 @@ async def measure_searches(index: Index, work: Workload, runs: int, part: int) -
     await store.async_add(rows.text_nodes())
     made = await index.create(FINGERPRINT, DIM, await index.generations(), datetime.now(UTC))
     await index.contents.upsert(made.name, rows.nodes, rows.vectors)
-    await index.connection.store(made.name)
+    await index.connection.load(made.name)
 
     # Near a node each: what is drawn by chance alone is as far from every node, and finds what rounding makes of it.
     random = np.random.default_rng(1)

@@ -20,11 +20,12 @@ from nightloom.heads import Head, rows_of, versions_of
 from nightloom.keywords import Keywords
 from nightloom.milvus import Connection, Snapshot
 from nightloom.reranking import Reranker
-from nightloom.retrieval import LEG_NODES, Question, Ranking
+from nightloom.retrieval import Question, Ranking
 from nightloom.rows import (
     ALL_ROWS,
     HEAD_FIELDS,
     HEADS,
+    NODE_FIELDS,
     NOT_HEADS,
     REQUEST_BYTES,
     Hit,
@@ -32,6 +33,7 @@ from nightloom.rows import (
     beyond,
     head_of,
     hit_of,
+    node_of,
     nodes_among,
     parts,
     row_of,
@@ -476,19 +478,26 @@ class Contents:
         ]
 
     def _rank(
-        self, collection: str, questions: Sequence[Question], words: Sequence[str], limit: int, fields: Sequence[str]
+        self,
+        collection: str,
+        questions: Sequence[Question],
+        words: Sequence[str],
+        limit: int,
+        fields: Sequence[str],
+        condition: str = "",
     ) -> list[list[tuple[Row, float]]]:
         """By embedding alone where a question has no keywords."""
         found: dict[int, list[tuple[Row, float]]] = {}
         worded = [at for at, word in enumerate(words) if word]
         if worded:
             vectors = [questions[at].vector for at in worded]
-            rows = self.connection.fused(collection, vectors, [words[at] for at in worded], limit, fields)
+            rows = self.connection.fused(collection, vectors, [words[at] for at in worded], limit, fields, condition)
             found |= dict(zip(worded, rows, strict=True))
         others = [at for at, word in enumerate(words) if not word]
         if others:
             vectors = [questions[at].vector for at in others]
-            found |= dict(zip(others, self.connection.nearest(collection, vectors, limit, fields), strict=True))
+            rows = self.connection.nearest(collection, vectors, limit, fields, condition)
+            found |= dict(zip(others, rows, strict=True))
         return [found[at] for at in range(len(questions))]
 
     async def _words(self, collection: str, questions: Sequence[Question]) -> list[str]:
@@ -505,28 +514,22 @@ class Contents:
             limit: Nodes at most, up to 16,384.
             condition: That they meet: see `nightloom.filters`.
         """
-        return [hit_of(node, score) for node, score in await self.find(collection, question, limit, condition)]
+        return [hit_of(row, score) for row, score in await self._found(collection, question, limit, condition)]
 
     async def find(
         self, collection: str, question: Question, limit: int, condition: str = ""
     ) -> list[tuple[Any, float]]:
         """The same as nodes of LlamaIndex, each with its score."""
-        from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode  # noqa: PLC0415
+        return [(node_of(row), score) for row, score in await self._found(collection, question, limit, condition)]
 
-        (words,) = await self._words(collection, [question])
+    async def _found(self, collection: str, question: Question, limit: int, condition: str) -> list[tuple[Row, float]]:
+        await self.connection.load(collection)
+        words = await self._words(collection, [question])
         depth = max(limit, self.reranker.candidates) if self.reranker else limit
-        query = VectorStoreQuery(
-            query_str=words,
-            query_embedding=question.vector.tolist(),
-            # LlamaIndex fuses as many nodes of each kind as it gives back.
-            similarity_top_k=max(depth, LEG_NODES) if words else depth,
-            mode=VectorStoreQueryMode.HYBRID if words else VectorStoreQueryMode.DEFAULT,
-            output_fields=["text", "_node_content", "_node_type"],
+        (found,) = await self.connection.call(
+            lambda: self._rank(collection, [question], words, depth, NODE_FIELDS, condition)
         )
-        answer = await self.connection.query(collection, query, condition)
-        found = list(zip(answer.nodes or [], answer.similarities or [], strict=True))
         if self.reranker is None:
-            return found[:limit]
-        found = found[:depth]
-        (order,) = await self.reranker.orders([question.text], [[node.text for node, _ in found]])
+            return found
+        (order,) = await self.reranker.orders([question.text], [[row["text"] for row, _ in found]])
         return [(found[at][0], score) for at, score in order[:limit]]

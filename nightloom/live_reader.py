@@ -225,7 +225,7 @@ class Reader:
         """Another generation: it may have been made with another model, and for another way of retrieval."""
         name = generation.name
         if again:
-            await self._connection.forget(name)
+            self._connection.forget(name)
         corpus = await asyncio.to_thread(self._corpus_now)
         embedder = await asyncio.to_thread(self._embedder_of, corpus, generation)
         index = Index(self._connection, self.corpus.name, corpus.retrieval)
@@ -235,7 +235,7 @@ class Reader:
         await self._connection.load(name)
         if self._live and self._live.generation.name != name:
             # The one before may still be asked by who came a moment ago; the one before that is not.
-            await self._connection.forget(self._before)
+            self._connection.forget(self._before)
             self._before = self._live.generation.name
         return Live(generation, corpus, index, embedder)
 

@@ -23,8 +23,8 @@ from nightloom.column_transfer import ColumnTransfer, PrivatePartsMoved
 from nightloom.corpus import MilvusSettings, Parameter
 from nightloom.errors import IndexInputError
 from nightloom.extras import lacking
-from nightloom.milvus_client import arguments, check_database, connect, hold_lite, release_lite
-from nightloom.milvus_errors import is_too_large, translated, translating
+from nightloom.milvus_client import check_database, connect, hold_lite, release_lite
+from nightloom.milvus_errors import is_too_large, translating
 from nightloom.retrieval import BM25, LEG_NODES, RRF_K
 from nightloom.row_transfer import RowTransfer
 from nightloom.rows import FIRST_ROWS, KEYWORDS, READ_BYTES, READ_ROWS, REQUEST_BYTES, SPARSE, parts
@@ -32,8 +32,6 @@ from nightloom.vector_index import AUTOINDEX, VectorIndex, first_index, search_p
 from nightloom.vectors import Vectors
 
 if TYPE_CHECKING:
-    from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
-    from llama_index.vector_stores.milvus import MilvusVectorStore
     from pymilvus.milvus_client import IndexParams
 
 Result = TypeVar("Result")
@@ -79,7 +77,6 @@ class Connection:
         self._opened: MilvusClient | None = None
         self._holds_file = False
         self.opened_at = 0
-        self._stores: dict[str, MilvusVectorStore] = {}
         self._loaded: set[str] = set()
         self._fields: dict[str, frozenset[str]] = {}
         self._kinds: dict[str, str] = {}
@@ -360,9 +357,12 @@ class Connection:
                 yield batch.rows(fields)
 
     def nearest(
-        self, collection: str, vectors: Sequence[Vectors], limit: int, fields: Sequence[str]
+        self, collection: str, vectors: Sequence[Vectors], limit: int, fields: Sequence[str], condition: str = ""
     ) -> list[list[tuple[Row, float]]]:
-        """Some fields and the score of the rows nearest to each vector, best first, in this thread."""
+        """Some fields and the score of the rows nearest to each vector, best first, in this thread.
+
+        Only rows that meet the condition, which is a filter, are looked at; "" for all.
+        """
         limit = min(limit, self.capabilities.most_hits)
         found = []
         for some in parts(vectors, self.capabilities.most_questions):
@@ -370,6 +370,7 @@ class Connection:
                 collection,
                 data=list(some),
                 anns_field="embedding",
+                filter=condition,
                 limit=limit,
                 output_fields=list(fields),
                 search_params={"params": self._search_parameters(collection, limit)},
@@ -379,7 +380,13 @@ class Connection:
         return [[(hit["entity"], hit["distance"]) for hit in hits] for hits in found]
 
     def fused(
-        self, collection: str, vectors: Sequence[Vectors], keywords: Sequence[str], limit: int, fields: Sequence[str]
+        self,
+        collection: str,
+        vectors: Sequence[Vectors],
+        keywords: Sequence[str],
+        limit: int,
+        fields: Sequence[str],
+        condition: str = "",
     ) -> list[list[tuple[Row, float]]]:
         """The same for a collection with keywords: found by embedding and by BM25, fused by reciprocal rank.
 
@@ -389,6 +396,7 @@ class Connection:
             keywords: Of the same n questions, none of them empty.
             limit: Rows at most, for each.
             fields: To give back.
+            condition: A filter that rows must meet; "" for none.
         """
         does = self.capabilities
         limit = min(limit, does.most_hits)
@@ -397,8 +405,8 @@ class Connection:
         found = []
         for some in parts(list(zip(vectors, keywords, strict=True)), does.most_questions):
             legs = [
-                AnnSearchRequest([vector for vector, _ in some], "embedding", dense, depth),
-                AnnSearchRequest([words for _, words in some], SPARSE, {"metric_type": "BM25"}, depth),
+                AnnSearchRequest([vector for vector, _ in some], "embedding", dense, depth, condition),
+                AnnSearchRequest([words for _, words in some], SPARSE, {"metric_type": "BM25"}, depth, condition),
             ]
             found += self.client.hybrid_search(
                 collection,
@@ -468,42 +476,6 @@ class Connection:
         for request in in_requests(self.transfer.batch_of(rows), REQUEST_BYTES):
             self.write(collection, request)
 
-    async def store(self, collection: str) -> "MilvusVectorStore":
-        """LlamaIndex's view of a collection, for its asynchronous client and queries."""
-        if collection not in self._stores:
-            await self.load(collection)
-            store = await asyncio.to_thread(self._open_store, collection)
-            self._stores.setdefault(collection, store)
-        return self._stores[collection]
-
-    async def query(self, collection: str, query: "VectorStoreQuery", condition: str) -> "VectorStoreQueryResult":
-        """Ask through LlamaIndex for nodes that meet a condition; "" for any."""
-        store = await self.store(collection)
-        limit = query.similarity_top_k
-        parameters = await self.call(lambda: self._search_parameters(collection, limit))
-        store.search_config = parameters  # where it asks in two ways, it looks for them here
-        async with translated(self.timeout_seconds):
-            return await store.aquery(query, string_expr=condition, milvus_search_config={"params": parameters})
-
-    def _open_store(self, collection: str) -> "MilvusVectorStore":
-        from llama_index.vector_stores.milvus import MilvusVectorStore  # noqa: PLC0415  seconds to import
-        from llama_index.vector_stores.milvus.base import IndexManagement  # noqa: PLC0415
-        from llama_index.vector_stores.milvus.utils import BM25BuiltInFunction  # noqa: PLC0415
-
-        with translating():
-            hybrid = self._is_hybrid(collection)
-            return MilvusVectorStore(
-                **arguments(self.settings, self._token),
-                collection_name=collection,
-                overwrite=False,
-                similarity_metric=self.settings.metric,
-                enable_sparse=hybrid,
-                sparse_embedding_function=BM25BuiltInFunction(KEYWORDS, SPARSE) if hybrid else None,
-                hybrid_ranker_params={"k": RRF_K},
-                index_management=IndexManagement.NO_VALIDATION,
-                timeout=self.timeout_seconds,
-            )
-
     def check_bm25(self) -> None:
         """Check that Milvus makes sparse vectors of keywords: Milvus Lite does, and servers do from 2.5 on.
 
@@ -516,22 +488,14 @@ class Connection:
                 f' {self.capabilities.version}; upgrade it, or set mode = "dense"'
             )
 
-    async def forget(self, collection: str) -> None:
+    def forget(self, collection: str) -> None:
         """Keep nothing of a collection that is asked no more, or that has been released or dropped since."""
         for kept in (self._fields, self._kinds, self._seen):
             kept.pop(collection, None)
         self._loaded.discard(collection)
-        store = self._stores.pop(collection, None)
-        if store is not None:
-            with suppress(Exception):
-                if store.aclient is not None:
-                    await store.aclient.close()
-                store.client.close()
 
     async def close(self) -> None:
         """Close every client; a Milvus Lite file is then free for another process."""
-        for collection in list(self._stores):
-            await self.forget(collection)
         if self._opened is not None:
             with suppress(Exception):
                 self._opened.close()

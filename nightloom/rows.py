@@ -125,17 +125,29 @@ def row_of(node: Node, vector: Vectors, keywords: Keywords | None) -> Row:
     return row if keywords is None else {**row, KEYWORDS: keywords.of_node(node)}
 
 
-def hit_of(node: Any, score: float) -> Hit:
-    """A node as LlamaIndex gives it back, with its score."""
-    kept = node.metadata
+NODE_FIELDS = ("text", "_node_content", "_node_type")
+"""What a node of LlamaIndex is made of again."""
+
+
+def node_of(row: Row) -> Any:
+    """A row with `NODE_FIELDS`, as a node of LlamaIndex."""
+    from llama_index.core.vector_stores.utils import metadata_dict_to_node  # noqa: PLC0415
+
+    return metadata_dict_to_node(row, text=row["text"])
+
+
+def hit_of(row: Row, score: float) -> Hit:
+    """A row with `NODE_FIELDS`, as a passage with its score."""
+    node = json.loads(row["_node_content"])
+    kept = node["metadata"]
     return Hit(
-        node.node_id,
+        node["id_"],
         kept.get("uri", ""),
         kept.get("item", ""),
         kept.get("title", ""),
         kept.get("position", 0),
         score,
-        node.text,
+        row["text"],
         kept.get("page"),
         kept.get("section", ""),
     )

@@ -5,12 +5,12 @@ from contextvars import ContextVar
 from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import State, Task, task
+from prefect import State, Task, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 
 from nightloom.corpus import RetrySettings
-from nightloom.errors import EndpointUnavailable, TransientError
+from nightloom.errors import EndpointUnavailable, IndexUnreachable, TransientError
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -33,12 +33,16 @@ def pauses() -> tuple[int, ...]:
 def is_worth_a_retry(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether a retry can mend what a task run failed with, a TransientError or a timeout, and there is time for it.
 
+    In a run of a deployment also a Milvus that is not there.
+
     An endpoint that asks to be left alone for longer than a night waits is not tried again.
     """
     if run.run_count > len(pauses()):
         return False
     if isinstance(state.data, EndpointUnavailable):
         return state.data.retry_after_seconds is not None
+    if isinstance(state.data, IndexUnreachable):  # by hand, the address may be wrong: nobody is to wait for that
+        return bool(runtime.deployment.id)
     return isinstance(state.data, TransientError | TimeoutError)
 
 

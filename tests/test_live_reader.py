@@ -85,7 +85,7 @@ async def test_it_finds_what_ask_shows_and_follows_promotions(home: Home, more: 
         home.write(TEXTS)
         await index_once(home.corpus)
         assert "texts/tea.txt" not in {uri for uri, _ in found(retriever.retrieve("Which part whistles?"))}
-        assert first not in reader._connection._stores
+        assert first not in reader._connection._fields
         assert reader.generation() not in {first, second}
 
 

@@ -420,6 +420,19 @@ async def test_a_step_is_tried_again_for_as_long_as_the_corpus_says(
 
 
 @pytest.mark.parametrize("is_deployed", [True, False])
+async def test_a_deployed_step_waits_for_a_milvus_that_is_being_started_again(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch, *, is_deployed: bool
+) -> None:
+    attempts = Attempts(IndexUnreachable("nothing answers"))
+    if is_deployed:
+        monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "one")
+        assert await attempts.run() == 2
+    else:
+        with pytest.raises(IndexUnreachable):
+            await attempts.run()
+
+
+@pytest.mark.parametrize("is_deployed", [True, False])
 async def test_a_deployed_night_waits_for_a_milvus_that_is_being_started_again(
     prefect_api: None, monkeypatch: pytest.MonkeyPatch, *, is_deployed: bool
 ) -> None:

@@ -88,7 +88,7 @@ async def test_ask_and_the_evaluation_are_reranked_alike(
         search, asked = getattr(Connection, name), set[str]()
 
         def recorded(*arguments: Any) -> Any:
-            asked.update(arguments[-1])
+            asked.update(arguments[-2])
             return search(*arguments)
 
         monkeypatch.setattr(Connection, name, recorded)

@@ -389,14 +389,15 @@ def rollback(
     """
     from nightloom import operate  # noqa: PLC0415  seconds to import
 
+    seen = None
     if not yes and sys.stdin.isatty():
         live, target = _answer(corpus, lambda loaded, token: operate.plan_rollback(loaded, token, to), as_json=as_json)
         for says, one in (("Readers see", live), ("They would see", target)):
             counts = f"{one.documents} documents, {one.nodes} nodes"
             err.print(f"{says} {one.name} of {one.created:%Y-%m-%d %H:%M} UTC, {counts}.", **_AS_IT_IS)
         typer.confirm("Roll back?", abort=True, err=True)
-        to = target.name
-    made = _answer(corpus, lambda loaded, token: operate.roll_back(loaded, token, to), as_json=as_json)
+        to, seen = target.name, live.name
+    made = _answer(corpus, lambda loaded, token: operate.roll_back(loaded, token, to, seen), as_json=as_json)
     if as_json:
         print(json.dumps(dataclasses.asdict(made)))  # noqa: T201
     else:

@@ -9,7 +9,7 @@ from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
-from nightloom.tasks.operate import list_generations, promote_held
+from nightloom.tasks.operate import list_generations, promote_held, what_is_live
 from nightloom.tasks.own_corpus import load_own_corpus
 from nightloom.tasks.secrets import find_secret
 
@@ -33,7 +33,7 @@ async def promote(
     """
     corpus = await load_own_corpus(corpus_file)
     token = await find_secret(corpus.milvus.secret)
-    made, report = await promote_held(corpus, token, generation, reason)
+    made, report = await promote_held(corpus, token, generation, reason, await what_is_live(corpus, token))
     await show_generations(corpus.name, await list_generations(corpus, token))
     for warning in report.warnings:
         get_run_logger().warning(warning)

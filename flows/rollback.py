@@ -10,7 +10,7 @@ from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.parameters import CorpusFile, LeftEmpty, titled
 from nightloom.tasks.artifacts import show_generations
-from nightloom.tasks.operate import list_generations, switch_back
+from nightloom.tasks.operate import list_generations, switch_back, what_is_live
 from nightloom.tasks.own_corpus import load_own_corpus
 from nightloom.tasks.secrets import find_secret
 
@@ -32,7 +32,7 @@ async def rollback(
     """
     corpus = await load_own_corpus(corpus_file)
     token = await find_secret(corpus.milvus.secret)
-    made = await switch_back(corpus, token, to or None)
+    made = await switch_back(corpus, token, to or None, await what_is_live(corpus, token))
     await show_generations(corpus.name, await list_generations(corpus, token))
     says = f"{made.alias} is {made.after} again, and was {made.before}"
     get_run_logger().info(says)

@@ -1,7 +1,7 @@
 """What an operator does with an index: look at its generations, verify the live one, roll back, promote, drop."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pydantic import SecretStr
@@ -87,7 +87,7 @@ async def verify_live(corpus: Corpus, token: SecretStr | None) -> tuple[Generati
         return live, await index.contents.audit(live.name)
 
 
-async def roll_back(corpus: Corpus, token: SecretStr | None, to: str | None = None) -> Switch:
+async def roll_back(corpus: Corpus, token: SecretStr | None, to: str | None = None, seen: str | None = None) -> Switch:
     """Let readers see an earlier generation again, proven by reads through the alias.
 
     The next night compares the corpus with what is live then. A night that is under way meanwhile does not switch.
@@ -96,13 +96,18 @@ async def roll_back(corpus: Corpus, token: SecretStr | None, to: str | None = No
         corpus: The corpus.
         token: Of Milvus.
         to: The generation, as `find_generation` takes it; default the one that readers saw before the live one.
+        seen: Name of what readers saw when this was decided; default what they see now. A second try after one that
+            was cut off goes to the same generation with it, and never one further back.
 
     Raises:
         IndexInputError: There is no such generation, or readers never saw it.
         IndexInconsistent: Rows of it are not whole: nothing is switched.
+        IndexTaken: Readers were switched to another one since.
     """
-    async with open_live(corpus, token) as (index, live):
-        return await _switch(index, live, _earlier(await index.generations(), live, to))
+    async with open_live(corpus, token) as (index, now):
+        generations = _as_seen(await index.generations(), seen)
+        live = next((one for one in generations if one.live), now)
+        return await _switch(index, live, _earlier(generations, live, to))
 
 
 async def plan_rollback(corpus: Corpus, token: SecretStr | None, to: str | None = None) -> tuple[Contained, Contained]:
@@ -127,7 +132,7 @@ async def find_promotable(corpus: Corpus, token: SecretStr | None, name: str) ->
 
 
 async def promote_held(
-    corpus: Corpus, token: SecretStr | None, name: str, reason: str = ""
+    corpus: Corpus, token: SecretStr | None, name: str, reason: str = "", seen: str | None = None
 ) -> tuple[Switch, RunReport]:
     """Let readers see a generation that the gate has held: an operator who knows better overrules it.
 
@@ -137,6 +142,7 @@ async def promote_held(
         name: The generation, as `find_generation` takes it.
         reason: Why the operator knows better; kept with the generation, and said wherever it is said that the gate was
             overruled.
+        seen: As for `roll_back`; "" where readers saw none.
 
     Returns:
         The switch, and its report, which says what was overruled and is saved like that of a night.
@@ -144,10 +150,11 @@ async def promote_held(
     Raises:
         IndexInputError: There is no such generation, readers saw it already, or no night found it to be whole.
         IndexInconsistent: Rows of it are not whole: nothing is switched.
+        IndexTaken: Readers were switched to another one since.
     """
     started = datetime.now(UTC)
     async with open_index(corpus.milvus, corpus.name, token) as index:
-        generations = await index.generations()
+        generations = _as_seen(await index.generations(), seen)
         target = _promotable(generations, corpus, name)
         live = next((generation for generation in generations if generation.live), None)
         why = f"; the operator's reason: {reason.strip()}" if reason.strip() else ""
@@ -166,6 +173,11 @@ async def promote_held(
     )
     keep_report(report, corpus)
     return made, report
+
+
+def _as_seen(generations: list[Generation], seen: str | None) -> list[Generation]:
+    """The generations as they were when readers saw the one of this name."""
+    return generations if seen is None else [replace(one, live=one.name == seen) for one in generations]
 
 
 def _promotable(generations: list[Generation], corpus: Corpus, name: str) -> Generation:

@@ -15,17 +15,19 @@ from nightloom.tasks.policy import step
 
 
 @step("rollback", run_name="rollback {corpus.name}", timeout_seconds=600)
-async def switch_back(corpus: Corpus, token: SecretStr | None, to: str | None) -> Switch:
-    """Switch the alias, and prove it by reads through it."""
-    made = await operate.roll_back(corpus, token, to)
+async def switch_back(corpus: Corpus, token: SecretStr | None, to: str | None, seen: str) -> Switch:
+    """Switch the alias from what readers saw, and prove it by reads through it."""
+    made = await operate.roll_back(corpus, token, to, seen or None)
     announce(way_back(made))
     return made
 
 
 @step("promote held", run_name="promote a held generation of {corpus.name}", timeout_seconds=600)
-async def promote_held(corpus: Corpus, token: SecretStr | None, name: str, reason: str) -> tuple[Switch, RunReport]:
+async def promote_held(
+    corpus: Corpus, token: SecretStr | None, name: str, reason: str, seen: str
+) -> tuple[Switch, RunReport]:
     """Switch the alias to a generation that the gate has held, and prove it by reads through it."""
-    made, report = await operate.promote_held(corpus, token, name, reason)
+    made, report = await operate.promote_held(corpus, token, name, reason, seen)
     announce(promotion(report, made.before or None))
     return made, report
 
@@ -54,3 +56,8 @@ async def drop_generations(
 async def list_generations(corpus: Corpus, token: SecretStr | None) -> list[Generation]:
     """Every generation of an index, oldest first."""
     return await operate.all_generations(corpus, token)
+
+
+async def what_is_live(corpus: Corpus, token: SecretStr | None) -> str:
+    """The name of what readers see before a switch, to which every try of it is held; "" where they see none."""
+    return next((one.name for one in await list_generations(corpus, token) if one.live), "")

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from nightloom.corpus import Alias
 from nightloom.documents import document_id
-from nightloom.errors import Held, IndexInconsistent
+from nightloom.errors import Held, IndexInconsistent, IndexUnavailable
 from nightloom.flows.check import checks
 from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.flows.promote import promote
@@ -21,10 +21,11 @@ from nightloom.flows.prune import prune
 from nightloom.flows.query_evaluation import query_evaluation
 from nightloom.flows.rollback import rollback
 from nightloom.flows.verify import verify
-from nightloom.index import open_index
+from nightloom.index import Index, open_index
 from nightloom.operate import all_generations
 from nightloom.report import RunReport
 from nightloom.rows import among
+from nightloom.tasks.operate import promote_held, switch_back
 from tests.builders import command
 from tests.nights import QUERIES, TEXTS, Home, live_name, night
 
@@ -159,8 +160,24 @@ async def test_the_live_index_is_scored_and_a_missed_floor_is_held(home: Home, k
     assert warned["scores"]["nDCG@10"] < 0.9
 
 
-async def test_a_rollback_emits_its_event_and_shows_what_is_live(home: Home, key: str, prefect_api: str) -> None:
+def cut_off_once(monkeypatch: pytest.MonkeyPatch, step: Any) -> None:
+    """The connection is lost right after the next switch, and the step that made it tries again at once."""
+    keep, cut = Index._keep, iter([True])
+
+    async def cut_off(self: Index, *given: Any) -> None:
+        if next(cut, False):
+            raise IndexUnavailable("cut off")
+        await keep(self, *given)
+
+    monkeypatch.setattr(Index, "_keep", cut_off)
+    monkeypatch.setattr(step, "retry_delay_seconds", 0)
+
+
+async def test_a_rollback_emits_its_event_and_shows_what_is_live(
+    home: Home, key: str, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     live, *earlier = reversed(await all_generations(home.corpus, None))
+    cut_off_once(monkeypatch, switch_back)
     await rollback(corpus_file=home.file)
     (back,) = (await events_of(prefect_api, home.name, "nightloom.index.rolled-back"))[-1:]
     assert (back["payload"]["generation"], back["payload"]["before"]) == (earlier[0].name, live.name)
@@ -197,13 +214,16 @@ def test_a_promotion_from_the_command_line_emits_its_event(home: Home, key: str,
     assert table(prefect_api, f"{key}-generations")[0]["state"] == "live"
 
 
-async def test_a_promotion_from_the_ui_needs_a_reason_and_keeps_it(home: Home, key: str, prefect_api: str) -> None:
+async def test_a_promotion_from_the_ui_needs_a_reason_and_keeps_it(
+    home: Home, key: str, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home.write(SECOND | {"other.txt": "Other."})
     with pytest.raises(Held):
         await night(home, gate={"floor": 2.0})
     *_, live, held = await all_generations(home.corpus, None)
     with pytest.raises(ParameterTypeError):
         await promote(corpus_file=home.file, reason=" ")
+    cut_off_once(monkeypatch, promote_held)
     state = await promote(corpus_file=home.file, reason="queries are old", return_state=True)
     assert (state.type.value, state.name) == ("COMPLETED", "Promoted"), state.message
     report = RunReport.model_validate(await state.aresult())

@@ -700,6 +700,14 @@ class GateSettings(Section):
         title="Quarantined at most",
         description="Share of the listed documents that may be quarantined; up to 10 documents always may.",
     )
+    max_set_aside: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        title="Set aside at most",
+        description="Share of the judged queries that may be set aside, as none of their relevant documents is in the"
+        " corpus any more; one of several always may.",
+    )
     floor: float | dict[str, float] = Field(
         default_factory=dict,
         title="Floor",

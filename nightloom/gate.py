@@ -2,11 +2,12 @@
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from nightloom.comparison import Difference, Loser
 from nightloom.corpus import GateSettings
 from nightloom.errors import Held
+from nightloom.evaluation import Judged
 from nightloom.probes import ALIKE, ProbeScores, VectorChecks
 
 ALWAYS_ALLOWED = 10
@@ -37,6 +38,34 @@ def too_many_quarantined(quarantined: int, listed: int, settings: GateSettings) 
         yield (
             f"{quarantined} of {listed} documents are quarantined, and gate.max_quarantined ="
             f" {settings.max_quarantined:g} allows {allowed}; the report names them with their reasons"
+        )
+
+
+def set_aside_in_words(judged: Judged) -> str:
+    """How many golden queries are set aside, and which."""
+    texts, aside = judged.golden.texts, judged.set_aside
+    named = "; ".join(f'"{shortened(texts[query])}"' for query in aside[:NAMED])
+    more = f"; and {len(aside) - NAMED} more" if len(aside) > NAMED else ""
+    return (
+        f"{len(aside)} of {len(texts)} judged queries are set aside, as none of their relevant documents is in the"
+        f" corpus any more, and count for no score: {named}{more}"
+    )
+
+
+def too_many_set_aside(judged: Judged, before: Collection[str], settings: GateSettings) -> Iterator[str]:
+    """The scores are of suspiciously few queries; those that readers' generation lacks the documents of are no news.
+
+    Args:
+        judged: Tonight's.
+        before: Queries that are set aside on the live generation already.
+        settings: The gate's.
+    """
+    texts, aside = judged.golden.texts, judged.set_aside
+    allowed = max(min(1, len(texts) - 1), int(settings.max_set_aside * len(texts)))
+    if len(aside) > allowed and not set(aside) <= set(before):
+        yield (
+            f"{set_aside_in_words(judged)} (gate.max_set_aside = {settings.max_set_aside:g} allows {allowed}); if the"
+            " documents are to go, take these queries out of the golden queries, or promote tonight's generation"
         )
 
 

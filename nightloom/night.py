@@ -25,6 +25,7 @@ from nightloom.errors import (
     EmbeddingError,
     EndpointRefused,
     EndpointUnavailable,
+    EvaluationInputError,
     Held,
     IndexRefused,
     NightFailed,
@@ -39,7 +40,9 @@ from nightloom.gate import (
     check_removals,
     lost_probes,
     lost_text,
+    set_aside_in_words,
     too_many_quarantined,
+    too_many_set_aside,
     worse_than_live,
     wrong_vectors,
 )
@@ -311,6 +314,19 @@ class Night:
         )
         accepted = self.live is not None and self.live.evaluation == self.golden.content
         self.judged = judge(self.golden, items, gone_is_error=not accepted)
+        if self.judged.set_aside:
+            self.warnings.append(set_aside_in_words(self.judged))
+
+    @property
+    def _set_aside_before(self) -> Collection[str]:
+        """Golden queries without a relevant document in the live generation."""
+        if self.golden is None:
+            return ()
+        items = ((head.uri, head.item) for head in self.live_heads.values())
+        try:
+            return judge(self.golden, items, gone_is_error=False).set_aside
+        except EvaluationInputError:  # an id that was in two sources then, and no longer is
+            return ()
 
     def load(self, shard: Shard) -> ShardNodes:
         """Read and split the documents of a shard; those that cannot be taken are quarantined."""
@@ -674,6 +690,8 @@ class Night:
             if trial.scores.rankings:
                 failures += below_floor(trial.scores.means, floors)
             failures += worse_than_live(trial.differences, tolerances, trial.losers, self.golden.texts)
+        if self.judged and self.judged.set_aside and self.live:
+            failures += too_many_set_aside(self.judged, self._set_aside_before, gate)
         return failures
 
     def demands(self, golden: GoldenQueries, settings: EvaluationSettings) -> tuple[dict[str, float], dict[str, float]]:
@@ -745,12 +763,15 @@ class Night:
     def record(self, outcome: Outcome) -> NightRecord:
         """This night, as it is kept with its generation."""
         generation = self.target or self.live
-        asked = self.trial.scores
+        asked, kept = (
+            self.trial.scores,
+            self.live.scores if self.live and self.golden and outcome == "unchanged" else (),
+        )
         return NightRecord(
             started=self.started,
             outcome=outcome,
             generation=generation.name if generation else None,
-            scores=dict(asked.means) if asked else dict(self.live.scores) if self.live and self.golden else {},
+            scores=dict(asked.means) if asked else dict(kept),
             nodes=self.nodes.total,
             embedded=self.nodes.embedded,
             seconds=round(self.progress.total_seconds, 3),

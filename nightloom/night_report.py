@@ -36,7 +36,7 @@ def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
         generation=generation.name if generation else None,
         fingerprint=night.fingerprint,
         started=night.started,
-        documents=_document_counts(night),
+        documents=_document_counts(night, outcome),
         nodes=night.nodes,
         truncated_tokens=night.truncated_tokens,
         embedder=EmbedderWork.of(night.embedder.work) if night.embedder.work.texts else None,
@@ -49,7 +49,7 @@ def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
         losers=[LoserEntry.of(loser, night.golden.texts[loser.query]) for loser in night.trial.losers]
         if night.golden
         else [],
-        queries=_query_counts(night),
+        queries=_query_counts(night, outcome),
         probes=ProbeCounts.of(night.trial.probes, night.corpus.gate.probe_recall) if night.trial.probes else None,
         vectors=_vector_counts(night),
         history=[*night.history, record][-NIGHTS:],
@@ -76,11 +76,13 @@ def summary_of(night: Night) -> str:
     return f"{where}{counts.added} documents added, {counts.changed} changed, {counts.removed} removed"
 
 
-def _document_counts(night: Night) -> DocumentCounts:
-    """What became of tonight's documents, so far."""
-    quarantined = {entry.id for entry in night.quarantined}
+def _document_counts(night: Night, outcome: Outcome = "promoted") -> DocumentCounts:
+    """What became of tonight's documents; of a night that did not come to its end, of those that it indexed."""
+    left_out = {entry.id for entry in night.quarantined}
+    if outcome not in {"promoted", "unchanged"}:
+        left_out |= {planned.ref.id for planned in night.plan.work if planned.ref.id not in night.versions}
     # One by one, and no sets of ids: of a first night, every document is among them.
-    counts = Counter(what for _, what in became(night.plan, night.live_heads, quarantined))
+    counts = Counter(what for _, what in became(night.plan, night.live_heads, left_out))
     return DocumentCounts(
         listed=night.plan.listed,
         added=counts["added"],
@@ -109,13 +111,13 @@ def _vector_counts(night: Night) -> VectorCounts | None:
     return VectorCounts.of(trial.vectors, trial.duplicate_rate, trial.index_recall) if trial.vectors else None
 
 
-def _query_counts(night: Night) -> QueryCounts | None:
-    scores = night.trial.scores
-    if scores is None or night.judged is None:
+def _query_counts(night: Night, outcome: Outcome) -> QueryCounts | None:
+    has_scores = night.trial.scores is not None or outcome == "unchanged"
+    if not has_scores or night.judged is None:
         return None
     return QueryCounts(
-        asked=len(scores.rankings),
-        set_aside=len(scores.set_aside),
+        asked=len(night.judged.texts),
+        set_aside=len(night.judged.set_aside),
         unjudged=night.judged.golden.unjudged,
     )
 

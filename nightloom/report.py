@@ -58,6 +58,12 @@ class QueryCounts(ReportPart):
     set_aside: int = Field(0, description="Not scored: no relevant document of theirs is in the corpus any more.")
     unjudged: int = Field(0, description="Not asked: there is no judgement for them.")
 
+    @property
+    def in_words(self) -> str:
+        """What a score is a mean of, where some queries are set aside; "" else."""
+        judged = self.asked + self.set_aside
+        return f"over {self.asked} of {judged} queries, {self.set_aside} set aside" if self.set_aside else ""
+
 
 class MetricEntry(ReportPart):
     """One metric of the golden queries, against the live generation and against what the gate asks."""
@@ -259,7 +265,11 @@ class RunReport(ReportPart):
     seconds: dict[str, float] = Field(
         default_factory=dict, description="By stage, and total; stages overlap, and can add up to more than total."
     )
-    scores: dict[str, float] | None = Field(None, description="Mean by metric; null where there are no golden queries.")
+    scores: dict[str, float] | None = Field(
+        None,
+        description="Mean by metric; of a night that changes nothing, as the live generation keeps them; null where"
+        " tonight's generation was not asked.",
+    )
     comparison: list[MetricEntry] = Field(
         default_factory=list, description="Each metric against the live generation; empty where no query was asked."
     )
@@ -268,7 +278,7 @@ class RunReport(ReportPart):
     )
     probes: ProbeCounts | None = Field(None, description="Null where no probe was asked tonight.")
     vectors: VectorCounts | None = Field(None, description="Null likewise.")
-    queries: QueryCounts | None = Field(None, description="Null where no query was asked tonight.")
+    queries: QueryCounts | None = Field(None, description="That the scores are of; null where there are no scores.")
     answers: AnswerScores | None = Field(None, description="Null where no answer was judged tonight.")
     quarantine: list[QuarantineEntry] = Field(default_factory=list)
     left_out: list[LeftOutEntry] = Field(
@@ -343,6 +353,14 @@ def _scores(report: RunReport) -> list[str]:
         asked = report.queries
         parts.append(f"{asked.asked} queries asked, {asked.set_aside} set aside, {asked.unjudged} without a judgement.")
     return ["\n\n".join(parts)]
+
+
+def scores_in_words(report: RunReport) -> str:
+    """The scores on one line, with what they are means of where that is not every judged query."""
+    if not report.scores:
+        return ""
+    says = ", ".join(f"{metric} {value:.4f}" for metric, value in report.scores.items())
+    return f"{says} {report.queries.in_words}".rstrip() if report.queries else says
 
 
 def _scores_table(scores: Mapping[str, float], comparison: Sequence[MetricEntry]) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nightloom.metering import Usage
 from nightloom.progress import Snapshot, watcher
-from nightloom.report import RunReport, plain
+from nightloom.report import RunReport, plain, scores_in_words
 from nightloom.rows import Hit
 
 WIDE = 10_000
@@ -96,7 +96,7 @@ def show_report(console: Console, report: RunReport) -> None:
         table.add_row("left out", Text(plain(left.says)))
     table.add_row("truncated tokens", str(report.truncated_tokens))
     if report.scores is not None:
-        table.add_row("scores", ", ".join(f"{metric} {value:.4f}" for metric, value in report.scores.items()))
+        table.add_row("scores", scores_in_words(report))
     spent = {stage: value for stage, value in report.seconds.items() if value >= 0.1}  # noqa: PLR2004  what people feel
     table.add_row("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items()))
     if report.file:

@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 
 from nightloom.errors import NightloomError
 from nightloom.generations import Generation
-from nightloom.report import RunReport, scores_page, to_markdown
+from nightloom.report import RunReport, scores_in_words, scores_page, to_markdown
 from nightloom.tables import Row, Rows, capped, generations_table
 
 SHOWING_SECONDS = 15
@@ -61,8 +61,7 @@ async def show_report(report: RunReport) -> None:
 async def show_scores(report: RunReport) -> None:
     """Show the scores of a report as a table, and as a chart of the last nights."""
     if report.scores:
-        says = ", ".join(f"{metric} {value:.4f}" for metric, value in report.scores.items())
-        await show_page(report.corpus, "scores", scores_page(report), says)
+        await show_page(report.corpus, "scores", scores_page(report), scores_in_words(report))
 
 
 async def show_generations(corpus: str, generations: Iterable[Generation]) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,17 @@ from hypothesis import strategies as st
 from nightloom.comparison import Difference, compare, compare_means, losers
 from nightloom.corpus import GateSettings
 from nightloom.documents import DocumentRef
-from nightloom.evaluation import Scores
-from nightloom.gate import below_floor, lost_probes, lost_text, may_miss, worse_than_live, wrong_vectors
+from nightloom.evaluation import Judged, Scores
+from nightloom.gate import (
+    below_floor,
+    lost_probes,
+    lost_text,
+    may_miss,
+    too_many_set_aside,
+    worse_than_live,
+    wrong_vectors,
+)
+from nightloom.golden import GoldenQueries
 from nightloom.probes import (
     DEPTH,
     Probe,
@@ -189,6 +199,32 @@ def test_text_that_is_lost_is_named_and_what_ends_within_a_word_is_not() -> None
     (says,) = lost_text(ProbeScores(20, 10, (), 10, (lost,) * 2), settings)
     assert says.startswith("2 of 10 sentences that readers see today are not in tonight's text")
     assert says.endswith("uri of it")
+
+
+@pytest.mark.parametrize(
+    ("aside", "of", "before", "share", "held"),
+    [
+        (17, 20, 0, 0.2, True),
+        (17, 20, 17, 0.2, False),
+        (18, 20, 17, 0.2, True),
+        (4, 20, 0, 0.2, False),
+        (5, 20, 0, 0.2, True),
+        (1, 3, 0, 0.2, False),
+        (2, 3, 0, 0.2, True),
+        (1, 1, 0, 0.2, True),
+        (3, 3, 0, 1, False),
+    ],
+)
+def test_scores_of_too_few_queries_are_held(aside: int, of: int, before: int, share: float, held: bool) -> None:
+    keys = [f"q{at}" for at in range(of)]
+    golden = GoldenQueries({key: f"What of {key}?" for key in keys}, 0, (), (), "", Path("qrels"))
+    says = [
+        *too_many_set_aside(
+            Judged(golden, (), tuple(keys[:aside]), {}), keys[:before], GateSettings(max_set_aside=share)
+        )
+    ]
+    assert bool(says) == held
+    assert all(f"{aside} of {of} judged queries" in one and "What of q0?" in one for one in says)
 
 
 # --- rows

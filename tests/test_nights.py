@@ -28,7 +28,7 @@ from nightloom.errors import (
 from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.index import open_index
 from nightloom.night import Night
-from nightloom.report import RunReport, to_markdown
+from nightloom.report import RunReport, scores_in_words, to_markdown
 from nightloom.splitting import Node, Splitter
 from nightloom.working_folder import PREFIX
 from tests.nights import ON_LITE, QUERIES, TEXTS, Home, environment, night
@@ -222,9 +222,11 @@ async def test_many_documents_gone_at_once_hold_the_night(home: Home) -> None:
     home.configure(evaluation=False)
     home.write(many)
     first = await night(home)
-    home.write({name: text for name, text in many.items() if name < "12.txt"})
-    with pytest.raises(Held, match="12 of 24 live documents are gone"):
+    home.write({name: text for name, text in many.items() if name < "12.txt"} | {"new.txt": "It is not indexed."})
+    with pytest.raises(Held, match="12 of 24 live documents are gone") as held:
         await night(home)
+    assert isinstance(held.value.report, RunReport)
+    assert (held.value.report.documents.added, held.value.report.scores) == (0, None)
     assert len(await home.rows()) == first["nodes"]["total"]
 
 
@@ -251,6 +253,16 @@ async def test_qrels_may_name_a_document_that_has_left_but_not_one_that_never_wa
     home.write({name: text for name, text in TEXTS.items() if name != "moon.txt"})
     report = await night(home)
     assert report["queries"] == {"asked": 2, "set_aside": 1, "unjudged": 0}
+    says = "1 of 3 judged queries are set aside, as none of their relevant documents is in the corpus any more"
+    assert [warning.startswith(says) and "Why are there tides?" in warning for warning in report["warnings"]] == [True]
+    assert (await night(home))["queries"] == report["queries"], "an unchanged night says what its scores are of"
+    home.write({name: text for name, text in TEXTS.items() if name[0] not in "mc"} | {"new.txt": "Something new."})
+    with pytest.raises(Held, match=r"2 of 3 judged queries .* \(gate.max_set_aside = 0.2 allows 1\)") as held:
+        await night(home)
+    assert isinstance(held.value.report, RunReport)
+    assert held.value.report.nodes.embedded == 1
+    assert scores_in_words(held.value.report).endswith("over 1 of 3 queries, 2 set aside")
+    home.write({name: text for name, text in TEXTS.items() if name != "moon.txt"})
     qrels = home.folder / "qrels.tsv"
     qrels.write_text(qrels.read_text() + "q1\tnowhere.txt\t1\n")
     with pytest.raises(EvaluationInputError, match=r"line 5: 'nowhere.txt'"):

@@ -40,10 +40,7 @@ def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
         nodes=night.nodes,
         truncated_tokens=night.truncated_tokens,
         embedder=EmbedderWork.of(night.embedder.work) if night.embedder.work.texts else None,
-        seconds={
-            key: round(value, 3)
-            for key, value in {**night.progress.seconds, "total": night.progress.total_seconds}.items()
-        },
+        seconds={stage: round(seconds, 3) for stage, seconds in night.progress.seconds.items()},
         scores=record.scores or None,
         comparison=_comparison(night),
         losers=[LoserEntry.of(loser, night.golden.texts[loser.query]) for loser in night.trial.losers]

@@ -263,7 +263,9 @@ class RunReport(ReportPart):
         None, description="What embedding the night's nodes took; null where none was embedded."
     )
     seconds: dict[str, float] = Field(
-        default_factory=dict, description="By stage, and total; stages overlap, and can add up to more than total."
+        default_factory=dict,
+        description="Wall time by stage, what was spent in no stage as other, and total, which is their sum: stages"
+        " that overlap share the time in equal parts.",
     )
     scores: dict[str, float] | None = Field(
         None,

@@ -261,6 +261,8 @@ async def test_qrels_may_name_a_document_that_has_left_but_not_one_that_never_wa
         await night(home)
     assert isinstance(held.value.report, RunReport)
     assert held.value.report.nodes.embedded == 1
+    spent = dict(held.value.report.seconds)
+    assert sum(spent.values()) - spent["total"] == pytest.approx(spent["total"], abs=0.02), "stages add up to the total"
     assert scores_in_words(held.value.report).endswith("over 1 of 3 queries, 2 set aside")
     home.write({name: text for name, text in TEXTS.items() if name != "moon.txt"})
     qrels = home.folder / "qrels.tsv"

@@ -15,6 +15,7 @@ from nightloom.errors import Held
 from nightloom.gate import ALWAYS_ALLOWED, check_removals, too_many_quarantined
 from nightloom.heads import Head
 from nightloom.planning import Planned, became, deal_out, make_plan
+from nightloom.progress import Progress
 from nightloom.tables import DocumentsTable
 
 TONIGHT = "f" * 64
@@ -214,3 +215,27 @@ def test_what_tonights_documents_are_to_readers_is_counted_as_it_is_shown() -> N
         ("added", "new"),
     ]
     assert len(table) == 5
+
+
+def test_every_moment_of_a_night_counts_for_its_stages_and_once() -> None:
+    now = [0.0]
+    progress = Progress(lambda: now[0])
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    wait(1)  # in no stage
+    with progress.stage("load"):
+        wait(2)
+        with progress.stage("load"), progress.stage("embed"):  # another shard is loaded, a third one embedded
+            wait(4)
+        wait(1)
+    wait(0.5)
+    spent = progress.seconds
+    assert {stage: value for stage, value in spent.items() if value} == {
+        "load": 5.0,
+        "embed": 2.0,
+        "other": 1.5,
+        "total": 8.5,
+    }
+    assert spent["total"] == progress.total_seconds

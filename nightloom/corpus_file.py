@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from nightloom.corpus import FORMAT, Corpus, Section, SourceSettings
 from nightloom.errors import CorpusFileError
-from nightloom.secrets import ENVIRONMENT_PREFIX, SECRET_VARIABLES
+from nightloom.secrets import ANSWERS_KEY, EMBEDDER_KEY, ENVIRONMENT_PREFIX, MILVUS_TOKEN, SECRET_VARIABLES
 
 SHOWN_CHARACTERS = 80
 """Of a wrong value, in a message."""
@@ -181,6 +181,14 @@ def _given(value: Any) -> Any:
     return value
 
 
+SECRETS = {
+    "milvus.token": MILVUS_TOKEN,
+    "embedder.api_key": EMBEDDER_KEY,
+    "answers.api_key": ANSWERS_KEY,
+}
+"""Keys that people write from habit, and the variable in which the secret belongs."""
+
+
 def _explain(origin: str, error: ValidationError) -> str:
     lines = []
     problems = error.errors()
@@ -191,6 +199,11 @@ def _explain(origin: str, error: ValidationError) -> str:
             continue
         location = ".".join(str(part + 1) if isinstance(part, int) else part for part in problem["loc"])
         match problem["type"]:
+            case "extra_forbidden" if location in SECRETS:
+                lines.append(
+                    f"{location}: secrets do not stand in this file; put it into the environment as"
+                    f" {SECRETS[location]}, or into a Prefect Secret block that {location}_block names"
+                )
             case "extra_forbidden":
                 lines.append(f"{location}: unknown key{_nearest(str(problem['loc'][-1]))}")
             case "missing":

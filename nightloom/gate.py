@@ -124,9 +124,9 @@ def below_floor(means: Mapping[str, float], floors: Mapping[str, float]) -> Iter
             yield f"{metric} is {means[metric]:.4f}, and gate.floor asks for {floor:g} at least"
 
 
-def shortened(text: str) -> str:
-    """A question as a message names it."""
-    return textwrap.shorten(text, QUESTION_CHARACTERS, placeholder=" ...")
+def shortened(text: str, characters: int = QUESTION_CHARACTERS) -> str:
+    """A text, such as a question, as a message names it: cut between words where it is too long."""
+    return textwrap.shorten(text, characters, placeholder=" ...")
 
 
 def worse_than_live(

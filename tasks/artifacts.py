@@ -15,6 +15,7 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from nightloom.errors import NightloomError
+from nightloom.gate import shortened
 from nightloom.generations import Generation
 from nightloom.report import RunReport, scores_in_words, scores_page, to_markdown
 from nightloom.tables import Row, Rows, capped, generations_table
@@ -43,14 +44,16 @@ async def show_page(corpus: str, what: str, markdown: str, says: str) -> None:
     """Show Markdown under `<corpus>-<what>`."""
     async with showing(what):
         key = artifact_key(corpus, what)
-        await acreate_markdown_artifact(markdown, key=key, description=says[:DESCRIPTION_CHARACTERS])
+        await acreate_markdown_artifact(markdown, key=key, description=shortened(says, DESCRIPTION_CHARACTERS))
 
 
 async def show_table(corpus: str, what: str, rows: Rows, says: str) -> None:
     """Show the first rows of a table, and the count of the rest, under `<corpus>-<what>`."""
     shown: list[dict[str, Any]] = [dict(row) for row in capped(rows)]
     async with showing(what):
-        await acreate_table_artifact(shown, key=artifact_key(corpus, what), description=says[:DESCRIPTION_CHARACTERS])
+        await acreate_table_artifact(
+            shown, key=artifact_key(corpus, what), description=shortened(says, DESCRIPTION_CHARACTERS)
+        )
 
 
 async def show_report(report: RunReport) -> None:

@@ -106,6 +106,23 @@ def test_what_the_template_calls_a_default_is_one() -> None:
     assert complete == load_corpus(None, {"name": "docs", "sources": [{"path": "d"}], "evaluation": bare}, {})
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "variable"),
+    [
+        ("milvus", "token", "NIGHTLOOM_MILVUS_TOKEN"),
+        ("embedder", "api_key", "NIGHTLOOM_EMBEDDER_KEY"),
+        ("answers", "api_key", "NIGHTLOOM_ANSWERS_KEY"),
+    ],
+)
+def test_a_secret_in_the_file_is_told_where_it_belongs(section: str, key: str, variable: str) -> None:
+    settings = {"name": "docs", "sources": [{"path": "d"}], section: {key: "root:Milvus"}}
+    with pytest.raises(
+        CorpusFileError, match=rf"{section}\.{key}: secrets .* {variable}.* {section}\.{key}_block"
+    ) as no:
+        load_corpus(None, settings, {})
+    assert "root:Milvus" not in str(no.value)
+
+
 def test_the_template_explains_every_key_of_a_source_and_its_examples_are_right() -> None:
     template = (ROOT / "corpora" / "template.toml").read_text(encoding="utf-8")
     part = template[template.index("[[sources]]\n") : template.index("# Reading: ")]

@@ -18,6 +18,7 @@ from nightloom.gate import (
     lost_probes,
     lost_text,
     may_miss,
+    shortened,
     too_many_set_aside,
     worse_than_live,
     wrong_vectors,
@@ -225,6 +226,11 @@ def test_scores_of_too_few_queries_are_held(aside: int, of: int, before: int, sh
     ]
     assert bool(says) == held
     assert all(f"{aside} of {of} judged queries" in one and "What of q0?" in one for one in says)
+
+
+def test_what_is_too_long_is_cut_between_words() -> None:
+    assert shortened("held: nDCG@10 is below its floor", 24) == "held: nDCG@10 is ..."
+    assert shortened("held: nDCG@10 is below", 24) == "held: nDCG@10 is below"
 
 
 # --- rows

@@ -260,7 +260,7 @@ class Contents:
         says = [named(found.findings, uri_of)] if found.findings else []
         says += [f"not of tonight's version: {', '.join(names)}"] if names else []
         raise IndexInconsistent(
-            f"{collection} holds {rows} rows where its heads count {rows_of(heads)}; wrong documents:"
+            f"{collection} holds {rows} rows where {rows_of(heads)} are expected; wrong documents:"
             f" {'; '.join(says) or 'none that a scan can name'}; run again to mend them"
         )
 

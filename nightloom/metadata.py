@@ -36,7 +36,8 @@ RESERVED = frozenset(
 )
 """Fields of a row that are ours or LlamaIndex's."""
 
-RENAMED = "metadata fields renamed"
+SHOWN_NAME = 60
+"""Characters of a field's name in a note."""
 AS_TEXT = "metadata values that Milvus cannot hold stored as text"
 LEFT_OUT = f"metadata fields left out beyond {MAX_METADATA_BYTES} bytes"
 
@@ -59,8 +60,13 @@ def clean(pairs: Iterable[tuple[str, Scalar]]) -> tuple[dict[str, Scalar], froze
             done.add(LEFT_OUT)
             break
         kept[name] = held
-        done |= ({RENAMED} if name != key else set()) | ({AS_TEXT} if held is not value else set())
+        done |= ({renamed(key, name)} if name != key else set()) | ({AS_TEXT} if held is not value else set())
     return kept, frozenset(done)
+
+
+def renamed(key: str, name: str) -> str:
+    """The note of a field that is stored under another name."""
+    return f"metadata field {key[:SHOWN_NAME]!r} is stored as {name[:SHOWN_NAME]!r}"
 
 
 def _held(value: Scalar) -> Scalar:

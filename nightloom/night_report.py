@@ -22,6 +22,8 @@ from nightloom.report import (
 )
 from nightloom.rows import SCHEMA_VERSION
 
+SHOWN_NOTES = 20
+
 
 def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
     """What the night has done so far."""
@@ -53,7 +55,7 @@ def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
         answers=night.answers,
         left_out=[LeftOutEntry.of(left) for left in night.left_out],
         quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in night.quarantined],
-        warnings=night.warnings + [f"{note}: {count} documents" for note, count in sorted(night.notes.items())],
+        warnings=night.warnings + _notes(night.notes),
     )
 
 
@@ -106,6 +108,13 @@ def _comparison(night: Night) -> list[MetricEntry]:
 def _vector_counts(night: Night) -> VectorCounts | None:
     trial = night.trial
     return VectorCounts.of(trial.vectors, trial.duplicate_rate, trial.index_recall) if trial.vectors else None
+
+
+def _notes(notes: Counter[str]) -> list[str]:
+    """What was done to documents so that they could be taken, the most frequent first; each key may have one."""
+    says = [f"{note}: {count} documents" for note, count in sorted(notes.items(), key=lambda one: (-one[1], one[0]))]
+    more = len(says) - SHOWN_NOTES
+    return says[:SHOWN_NOTES] + ([f"and {more} more notes of this kind"] if more > 0 else [])
 
 
 def _query_counts(night: Night, outcome: Outcome) -> QueryCounts | None:

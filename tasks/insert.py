@@ -39,5 +39,5 @@ async def verify(night: Night) -> int:
     """
     with night.progress.stage("verify"):
         rows = await night.verify()
-    get_run_logger().info("%d rows, as the heads count them", rows)
+    get_run_logger().info("%d rows are there, as many as tonight's documents have", rows)
     return rows

@@ -13,7 +13,7 @@ from nightloom.errors import DocumentError
 from nightloom.formats.assembly import Assembly
 from nightloom.formats.front_matter import MAX_CHARACTERS, UNREADABLE
 from nightloom.formats.markup import read_markdown, read_rst
-from nightloom.metadata import RENAMED
+from nightloom.metadata import renamed
 from nightloom.reading import read_document
 from nightloom.sources import list_source
 from tests.builders import write_tree
@@ -218,7 +218,7 @@ def test_fields_of_front_matter_are_fields_of_the_document_under_those_of_its_so
     document = next(read_document(ref) for ref in found if ref.item == "page.qmd")
     assert (document.title, document.text) == ("Tides", f"Tides\n\n{long.strip()}")
     assert document.metadata == {"tags": "ours", "lang": "en", "source_": "x", "page_": 3}
-    assert document.notes == {RENAMED}
+    assert document.notes == {renamed("source", "source_"), renamed("page", "page_")}
     with pytest.raises(DocumentError, match="empty"):
         read_document(next(ref for ref in found if ref.item == "empty.md"))
 

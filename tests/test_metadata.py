@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightloom.documents import Scalar
-from nightloom.metadata import AS_TEXT, LEFT_OUT, MAX_METADATA_BYTES, RENAMED, RESERVED, clean
+from nightloom.metadata import AS_TEXT, LEFT_OUT, MAX_METADATA_BYTES, RESERVED, clean, renamed
 
 VALUES = st.one_of(
     st.text(),
@@ -34,10 +34,10 @@ def test_whatever_is_given_can_be_stored(pairs: list[tuple[str, Scalar]]) -> Non
     ("key", "value", "kept", "note"),
     [
         ("year", 1958, ("year", 1958), None),
-        ("text", "a", ("text_", "a"), RENAMED),
-        ("$meta", "a", ("_meta", "a"), RENAMED),
-        ("", "a", ("_", "a"), RENAMED),
-        ("a'b\"c", "a", ("a_b_c", "a"), RENAMED),
+        ("text", "a", ("text_", "a"), "metadata field 'text' is stored as 'text_'"),
+        ("$meta", "a", ("_meta", "a"), "metadata field '$meta' is stored as '_meta'"),
+        ("", "a", ("_", "a"), "metadata field '' is stored as '_'"),
+        ("a'b\"c", "a", ("a_b_c", "a"), renamed("a'b\"c", "a_b_c")),
         ("big", 2**70, ("big", str(2**70)), AS_TEXT),
         ("none", float("nan"), ("none", "nan"), AS_TEXT),
         ("ends", float("inf"), ("ends", "inf"), AS_TEXT),

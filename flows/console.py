@@ -307,7 +307,8 @@ def status(corpus: CorpusFile, as_json: AsJson = False) -> None:
     table.add_row("generation", found.generation)
     table.add_row("documents", str(found.documents))
     table.add_row("nodes", str(found.nodes))
-    says = {True: "as the corpus file says", False: "the corpus file now says another", None: "model not to be had"}
+    other = f"the corpus file now says another{f': {found.changed}' if found.changed else ''}"
+    says = {True: "as the corpus file says", False: other, None: "model not to be had"}
     table.add_row("fingerprint", f"{found.fingerprint[:16]} ({says[found.matches]})")
     table.add_row("created", f"{found.created:%Y-%m-%d %H:%M:%S} UTC")
     if found.scores:

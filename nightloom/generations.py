@@ -18,6 +18,7 @@ WHOLE = f"{PROPERTY}whole"
 HELD = f"{PROPERTY}held"
 OVERRULED = f"{PROPERTY}overruled"
 EMBEDDER = f"{PROPERTY}embedder"
+MADE_OF = f"{PROPERTY}made-of"
 EVALUATION = f"{PROPERTY}evaluation"
 SCORES = f"{PROPERTY}scores"
 HISTORY = f"{PROPERTY}history"
@@ -44,6 +45,7 @@ class Generation:
         held: Why the gate did not let it pass; "" where it did, or was never asked.
         overruled: The same, once an operator has let readers see it nevertheless.
         embedder: What its questions are embedded with, as JSON: identity, and the keys of [embedder].
+        made_of: What its fingerprint was made of, as JSON: see `nightloom.fingerprint`; "" where it was not kept yet.
         evaluation: sha256 of the queries, qrels and metrics that `scores` come from; "" when never evaluated.
         scores: Value by metric.
         history: The nights up to this one and since, as JSON: see `nightloom.history`.
@@ -63,6 +65,7 @@ class Generation:
     held: str = ""
     overruled: str = ""
     embedder: str = ""
+    made_of: str = ""
     evaluation: str = ""
     scores: tuple[tuple[str, float], ...] = ()
     history: str = ""

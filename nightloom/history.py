@@ -22,6 +22,10 @@ class NightRecord(BaseModel):
     nodes: int = Field(0, description="In the generation.")
     embedded: int = Field(0, description="Nodes embedded that night.")
     seconds: float = Field(0, description="The whole night.")
+    quarantined: dict[str, str] = Field(
+        default_factory=dict,
+        description="Since which date documents are, by the first digits of their ids; of the last night alone.",
+    )
 
 
 _RECORDS = TypeAdapter(list[NightRecord])
@@ -37,4 +41,5 @@ def read_history(kept: str) -> list[NightRecord]:
 
 def history_with(nights: Sequence[NightRecord], night: NightRecord) -> str:
     """What a generation keeps once another night has ended: the last ones, as JSON."""
-    return _RECORDS.dump_json([*nights, night][-NIGHTS:]).decode()
+    before = [one.model_copy(update={"quarantined": {}}) for one in nights]
+    return _RECORDS.dump_json([*before, night][-NIGHTS:]).decode()

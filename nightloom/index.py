@@ -22,6 +22,7 @@ from nightloom.generations import (
     FINISHED,
     HELD,
     HISTORY,
+    MADE_OF,
     NONCE,
     OVERRULED,
     PROMOTED,
@@ -143,6 +144,7 @@ class Index:
             held=properties.get(HELD, ""),
             overruled=properties.get(OVERRULED, ""),
             embedder=properties.get(EMBEDDER, ""),
+            made_of=properties.get(MADE_OF, ""),
             writer=properties.get(WRITER, ""),
             proof=tuple(json.loads(properties.get(PROOF, "[]"))),
             evaluation=properties.get(EVALUATION, ""),
@@ -152,19 +154,26 @@ class Index:
         )
 
     async def create(
-        self, fingerprint: str, dim: int, existing: Collection[Generation], now: datetime, embedder: str = ""
+        self,
+        fingerprint: str,
+        dim: int,
+        existing: Collection[Generation],
+        now: datetime,
+        embedder: str = "",
+        made_of: str = "",
     ) -> Generation:
         """Create an empty generation of vectors of `dim` dimensions, loaded and claimed, beside the existing ones."""
         name, created = new_name(self.alias, fingerprint, existing, now)
         writer = self.contents.writer
         generation = Generation(
-            name, self.alias, fingerprint, created, SCHEMA_VERSION, writer=writer, embedder=embedder
+            name, self.alias, fingerprint, created, SCHEMA_VERSION, writer=writer, embedder=embedder, made_of=made_of
         )
         properties = {
             f"{PROPERTY}alias": self.alias,
             f"{PROPERTY}fingerprint": fingerprint,
             SCHEMA: str(SCHEMA_VERSION),
             EMBEDDER: embedder,
+            MADE_OF: made_of,
             WRITER: writer,
         }
         hybrid = self.contents.keywords is not None

@@ -15,7 +15,7 @@ from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import IndexInputError, InputError, NothingFound, SourceError
 from nightloom.evaluation import Judged, Scores, judge, score_run
 from nightloom.filters import condition
-from nightloom.fingerprint import fingerprint
+from nightloom.fingerprint import fingerprint, made_of, what_changed
 from nightloom.gate import below_floor
 from nightloom.generations import Generation
 from nightloom.golden import load_golden
@@ -37,6 +37,7 @@ class Status:
 
     Attributes:
         matches: Whether the corpus file would give the same fingerprint today; None where the model cannot be had.
+        changed: Which parts of it would be others, in words; "" where none, or not known.
     """
 
     alias: str
@@ -47,6 +48,7 @@ class Status:
     matches: bool | None
     created: datetime
     scores: dict[str, float]
+    changed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +203,13 @@ async def status(corpus: Corpus, token: SecretStr | None) -> Status:
     async with open_live(corpus, token) as (index, live):
         rows, heads = await index.contents.read(live.name)
     try:
-        matches = fingerprint(corpus, _embedder_of(corpus, live)) == live.fingerprint
+        embedder = _embedder_of(corpus, live)
+        matches = fingerprint(corpus, embedder) == live.fingerprint
+        changed = "" if matches else what_changed(live.made_of, made_of(corpus, embedder))
     except InputError:
-        matches = None
-    return Status(corpus.name, live.name, len(heads), rows, live.fingerprint, matches, live.created, dict(live.scores))
+        matches, changed = None, ""
+    scores = dict(live.scores)
+    return Status(corpus.name, live.name, len(heads), rows, live.fingerprint, matches, live.created, scores, changed)
 
 
 def _listed_now(corpus: Corpus) -> set[tuple[str, str]]:
@@ -224,8 +229,10 @@ def _embedder_of(corpus: Corpus, live: Generation, access: Access = NO_ACCESS) -
 def _same_embedder(corpus: Corpus, live: Generation, access: Access) -> Embedder:
     embedder = _embedder_of(corpus, live, access)
     if fingerprint(corpus, embedder) != live.fingerprint:
+        changed = what_changed(live.made_of, made_of(corpus, embedder))
         raise IndexInputError(
-            f"{live.name} was made with another model, splitter or metric than the corpus file now says, and its"
-            " vectors cannot be compared with a question's; run `nightloom run`, or put the corpus file back"
+            f"{live.name} was made with another model, splitter or metric than the corpus file now says"
+            f"{f' ({changed})' if changed else ''}, and its vectors cannot be compared with a question's; run"
+            " `nightloom run`, or put the corpus file back"
         )
     return embedder

@@ -1,12 +1,13 @@
 """One night: what it works with, what it has done so far, and the steps that it goes through."""
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from nightloom.errors import (
     TextsDeclined,
 )
 from nightloom.evaluation import Judged, judge
-from nightloom.fingerprint import fingerprint
+from nightloom.fingerprint import fingerprint, made_of
 from nightloom.gate import (
     below_floor,
     check_removals,
@@ -68,8 +69,15 @@ from nightloom.vectors import Tokens, Vectors, unusable
 from nightloom.versions import Versions, differing
 from nightloom.working_folder import working_folder
 
+REMEMBERED = 200
+"""Quarantined documents of which the index keeps since when they are."""
 PROBES_AT_ONCE = 8
 """Requests in flight, where the corpus file has no golden queries that say how many."""
+
+
+def short_id(entry: Quarantined) -> str:
+    """The beginning of a document's id, as the history of an index keeps it."""
+    return entry.id[:16]
 
 
 class ShardNodes:
@@ -152,6 +160,7 @@ class Night:
             _ = index.contents.reranker.folder  # found before anything is written
         self.splitter = Splitter(corpus.splitting, self.embedder)
         self.fingerprint = ""
+        self.made_of: dict[str, str] = {}
         self.generations: list[Generation] = []
         self.live: Generation | None = None
         self.live_heads: Mapping[str, Head] = {}
@@ -188,6 +197,7 @@ class Night:
         self.live = next((generation for generation in self.generations if generation.live), None)
         self.embedder.follow(one.embedder for one in by_precedence(self.generations))
         self.fingerprint = await asyncio.to_thread(fingerprint, self.corpus, self.embedder)
+        self.made_of = await asyncio.to_thread(made_of, self.corpus, self.embedder)
         if self.live:
             await self._read_live(self.live)
         if self.live is None or self.live.fingerprint != self.fingerprint:
@@ -443,7 +453,10 @@ class Night:
 
     async def _create(self, dim: int) -> Generation:
         now = datetime.now(UTC)
-        return await self.index.create(self.fingerprint, dim, self.generations, now, self.embedder.description)
+        made = json.dumps(self.made_of, ensure_ascii=False)
+        return await self.index.create(
+            self.fingerprint, dim, self.generations, now, self.embedder.description, made_of=made
+        )
 
     def _begin(self) -> None:
         """Create tonight's generation while its first nodes are made: a server takes seconds to have it ready."""
@@ -775,7 +788,20 @@ class Night:
             nodes=self.nodes.total,
             embedded=self.nodes.embedded,
             seconds=round(self.progress.total_seconds, 3),
+            quarantined=dict(islice(self.quarantined_since.items(), REMEMBERED)),
         )
+
+    @property
+    def quarantined_before(self) -> Mapping[str, str]:
+        """Since which date the documents that the last night could not take are quarantined, by `short_id`."""
+        return self.history[-1].quarantined if self.history else {}
+
+    @property
+    def quarantined_since(self) -> dict[str, str]:
+        """The same of tonight's."""
+        before, tonight = self.quarantined_before, f"{self.started:%Y-%m-%d}"
+        keys = [short_id(entry) for entry in self.quarantined]
+        return {key: before.get(key, tonight) for key in keys}
 
     @property
     def has_leftovers(self) -> bool:

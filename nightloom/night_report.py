@@ -4,9 +4,10 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from nightloom.errors import NightloomError, Outcome
+from nightloom.fingerprint import what_changed
 from nightloom.heads import rows_of
 from nightloom.history import NIGHTS
-from nightloom.night import Night
+from nightloom.night import Night, short_id
 from nightloom.planning import became
 from nightloom.report import (
     DocumentCounts,
@@ -54,9 +55,19 @@ def report_of(night: Night, outcome: Outcome, reason: str) -> RunReport:
         history=[*night.history, record][-NIGHTS:],
         answers=night.answers,
         left_out=[LeftOutEntry.of(left) for left in night.left_out],
-        quarantine=[QuarantineEntry(uri=entry.uri, reason=entry.reason) for entry in night.quarantined],
+        quarantine=_quarantine(night),
         warnings=night.warnings + _notes(night.notes),
     )
+
+
+def _quarantine(night: Night) -> list[QuarantineEntry]:
+    before, since = night.quarantined_before, night.quarantined_since
+    return [
+        QuarantineEntry(
+            uri=entry.uri, reason=entry.reason, since=since[short_id(entry)], is_new=short_id(entry) not in before
+        )
+        for entry in night.quarantined
+    ]
 
 
 def summary_of(night: Night) -> str:
@@ -69,7 +80,8 @@ def summary_of(night: Night) -> str:
         which = "an earlier" if night.live.schema < SCHEMA_VERSION else "a later"
         return f"{which} version of Nightloom made {night.live.name}: every document was embedded again"
     if night.live.fingerprint != night.fingerprint:
-        return "another fingerprint (loader, splitter, embedder, schema or metric): every document was embedded again"
+        changed = what_changed(night.live.made_of, night.made_of) or "loader, splitter, embedder, schema or metric"
+        return f"another fingerprint ({changed}): every document was embedded again"
     counts = _document_counts(night)
     where = "in place: " if night.in_place else ""
     return f"{where}{counts.added} documents added, {counts.changed} changed, {counts.removed} removed"

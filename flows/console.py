@@ -21,6 +21,7 @@ from nightloom.corpus import Corpus, EvaluationSettings
 from nightloom.corpus_file import load_corpus
 from nightloom.engines import NO_ACCESS, Access
 from nightloom.errors import CorpusFileError, NightloomError
+from nightloom.flows.server_process import start_early
 from nightloom.report import RunReport, plain
 from nightloom.tasks.secrets import find_secret
 
@@ -159,18 +160,16 @@ def run(
 
 def _night(corpus: Path, *, as_json: bool, allow_removals: bool = False, repair: bool = False) -> int:
     """One night, shown; its exit code."""
-    from nightloom.night_report import refused_report  # noqa: PLC0415  seconds to import
-    from nightloom.screen import show_report, watch_night  # noqa: PLC0415
-
     report: RunReport
     code = 0
     try:
         load_corpus(corpus)  # before Prefect starts anything, so that a typing error costs no time
-        with watch_night(err):
-            report = RunReport.model_validate(_run_flow(corpus, allow_removals=allow_removals, repair=repair))
+        report = RunReport.model_validate(_run_flow(corpus, allow_removals=allow_removals, repair=repair))
     except KeyboardInterrupt:
         raise _interrupted("interrupted; the live index is as it was, and the next run goes on from here") from None
     except NightloomError as error:
+        from nightloom.night_report import refused_report  # noqa: PLC0415  seconds to import
+
         report = error.report if isinstance(error.report, RunReport) else refused_report(corpus.stem, error)
         code = error.exit_code
         err.print(
@@ -184,6 +183,8 @@ def _night(corpus: Path, *, as_json: bool, allow_removals: bool = False, repair:
     if as_json:
         print(report.model_dump_json())  # noqa: T201  stdout holds the report and nothing else
     elif report.generation or not code:
+        from nightloom.screen import show_report  # noqa: PLC0415  seconds to import
+
         show_report(out, report)
     return code
 
@@ -633,9 +634,11 @@ def _said(error: NightloomError) -> typer.Exit:
 def _run_flow(corpus: Path, *, allow_removals: bool, repair: bool) -> dict[str, Any]:
     # The progress on the screen takes the place of Prefect's log there; the server still gets all of it.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    early = start_early()  # beside the imports, which take as long as it needs to start
     from nightloom.flows.prefect_api import prefect_api  # noqa: PLC0415  Prefect takes seconds to import
+    from nightloom.screen import watch_night  # noqa: PLC0415
 
-    with prefect_api():
+    with watch_night(err), prefect_api(early):
         from nightloom.flows.nightly_reindex import nightly_reindex  # noqa: PLC0415
 
         return asyncio.run(nightly_reindex(corpus_file=corpus, allow_removals=allow_removals, repair=repair))

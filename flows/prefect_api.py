@@ -5,51 +5,47 @@ imports and the server's code stays out of this process; it ends without the tra
 with this process, even where that is killed.
 """
 
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-from nightloom.errors import NightFailed, PrefectUnavailable
-
-ANSWER_SECONDS = 5
-START_SECONDS = 120
-STOP_SECONDS = 10
-PAUSE_SECONDS = 0.05
+from nightloom.errors import PrefectUnavailable
+from nightloom.flows.server_process import ANSWER_SECONDS, ServerProcess
 
 
 @contextmanager
-def prefect_api() -> Iterator[None]:
+def prefect_api(early: ServerProcess | None = None) -> Iterator[None]:
     """The configured Prefect API, or a temporary one on loopback for the block.
+
+    Args:
+        early: A server that was started already, where none seemed to be configured; it is ended with the block.
 
     Raises:
         PrefectUnavailable: The configured one does not answer.
         NightFailed: The temporary one did not start.
     """
-    if configured_api():
-        yield
-        return
-    port = _free_port()
-    process = _start(port)
-    try:
+    with ExitStack() as ending:
+        if early:
+            ending.callback(early.stop)
+        if configured_api():
+            yield
+            return
+        server = early or ServerProcess()
+        if not early:
+            ending.callback(server.stop)
         from nightloom.flows import nightly_reindex  # noqa: F401, PLC0415  imported while the server starts
 
-        _wait(process, f"http://127.0.0.1:{port}/api/health")
-        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        server.wait()
+        with temporary_settings({PREFECT_API_URL: f"{server.address}/api"}):
             try:
                 yield
             finally:
                 APILogWorker.drain_all()  # what is sent at exit would find no server
                 EventsWorker.drain_all()
-    finally:
-        _stop(process)
 
 
 def configured_api() -> str | None:
@@ -68,41 +64,3 @@ def configured_api() -> str | None:
                 " PREFECT_API_URL"
             ) from None
     return url
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _start(port: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603  our own interpreter, our own words
-        [sys.executable, "-m", "nightloom.flows.temporary_server", str(port)],
-        stdin=subprocess.PIPE,  # by whose end it ends
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl+C is for the night; the server goes after it
-    )
-
-
-def _wait(process: subprocess.Popen[bytes], health: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    with httpx.Client(timeout=ANSWER_SECONDS) as client:  # one: each reads certificates
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if client.get(health).is_success:
-                    return
-            except httpx.HTTPError:
-                time.sleep(PAUSE_SECONDS)
-    raise NightFailed(
-        "Prefect's temporary server did not start; run `prefect server start` to see why, and set PREFECT_API_URL to it"
-    )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.communicate(timeout=STOP_SECONDS)  # its input ends, and it with that
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()

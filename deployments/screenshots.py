@@ -92,7 +92,7 @@ def log_in(page: Page, url: str, auth: str) -> None:
 def open_flow_run(page: Page, url: str, run: str) -> None:
     """Show a flow run with its artifacts, and wait until the graph of its tasks is drawn."""
     page.goto(f"{url}/v2/runs/flow-run/{run}?tab=Artifacts")
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Promoted", exact=True).first).to_be_visible()
     expect(page.get_by_text("demo-report", exact=True).first).to_be_visible()
     graph = page.locator("canvas").first
     wait_until(lambda: len(graph.screenshot()) > DRAWN_BYTES or None, "the task graph", WAIT_SECONDS, lambda: "")

@@ -3,11 +3,10 @@
 from typing import Annotated, Any, Literal
 
 from prefect import flow
-from pydantic import Field
 
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
-from nightloom.flows.parameters import CorpusFile, LeftEmpty, titled
+from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
 from nightloom.tasks.lease import lease
 from nightloom.tasks.operate import drop_generations, list_generations
@@ -19,7 +18,7 @@ from nightloom.tasks.secrets import find_secret
 @ending_in_words
 async def prune(
     corpus_file: CorpusFile,
-    keep: Annotated[Annotated[int, Field(ge=0, le=100)] | LeftEmpty, titled("Generations to keep")] = None,
+    keep: Annotated[int | None, titled("Generations to keep", ge=0, le=100)] = None,
     which: Annotated[Literal["seen", "all"], titled("Which generations go")] = "seen",
     dry_run: Annotated[bool, titled("Only say what would go")] = False,
 ) -> dict[str, Any]:

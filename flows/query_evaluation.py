@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from pydantic import Field
 
 from nightloom.errors import Held
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
-from nightloom.flows.parameters import CorpusFile, LeftEmpty, titled
+from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tables import queries_table
 from nightloom.tasks.artifacts import show_scores, show_table
 from nightloom.tasks.operate import ask_live
@@ -22,7 +21,7 @@ from nightloom.tasks.secrets import find_secret
 @ending_in_words
 async def query_evaluation(
     corpus_file: CorpusFile,
-    floor: Annotated[Annotated[float, Field(ge=0, le=1)] | LeftEmpty, titled("Floor of every metric")] = None,
+    floor: Annotated[float | None, titled("Floor of every metric", ge=0, le=1)] = None,
     missed_floor: Annotated[Literal["hold", "warn"], titled("When a floor is missed")] = "hold",
     evaluation: Annotated[dict[str, Any], titled("Changes to golden queries")] = {},  # noqa: B006  nobody changes it
 ) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from prefect.logging import get_run_logger
 
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
-from nightloom.flows.parameters import CorpusFile, LeftEmpty, titled
+from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
 from nightloom.tasks.operate import list_generations, switch_back, what_is_live
 from nightloom.tasks.own_corpus import load_own_corpus
@@ -17,9 +17,7 @@ from nightloom.tasks.secrets import find_secret
 
 @flow(name="rollback", flow_run_name=run_name, persist_result=False, result_serializer="json")
 @ending_in_words
-async def rollback(
-    corpus_file: CorpusFile, to: Annotated[str | LeftEmpty, titled("Generation")] = None
-) -> dict[str, Any]:
+async def rollback(corpus_file: CorpusFile, to: Annotated[str, titled("Generation")] = "previous") -> dict[str, Any]:
     """Let readers see an earlier generation again: an alias switch, proven by reads through it.
 
     Nothing is built or dropped; a night that is under way does not switch any more. The next night compares the corpus
@@ -27,8 +25,8 @@ async def rollback(
 
     Args:
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
-        to: Name of a generation, or the beginning of it, as the artifact `<corpus>-generations` gives it; "previous",
-            or left empty, the one that readers saw before the live one.
+        to: Name of a generation, or the beginning of it, as the artifact `<corpus>-generations` gives it; "previous"
+            is the one that readers saw before the live one.
     """
     corpus = await load_own_corpus(corpus_file)
     token = await find_secret(corpus.milvus.secret)

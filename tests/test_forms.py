@@ -38,9 +38,14 @@ def test_nothing_but_the_corpus_file_and_a_reason_must_be_filled_in(flow: Flow[.
     assert all("default" in field for name, field in flow.parameters.properties.items() if name not in needed)
 
 
+NUMBERS_LEFT_EMPTY = {"keep", "floor"}
+"""A form sends null for a number that is left empty, and Prefect takes that only where the type says so."""
+
+
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 def test_no_row_of_a_form_is_of_the_type_none(flow: Flow[..., Any]) -> None:
-    assert "null" not in json.dumps(list(flow.parameters.properties.values())).replace('"default": null', "")
+    shown = [field for name, field in flow.parameters.properties.items() if name not in NUMBERS_LEFT_EMPTY]
+    assert "null" not in json.dumps(shown).replace('"default": null', "")
     assert not flow.parameters.definitions, "a section that is opened sends all of its keys"
 
 

@@ -209,7 +209,7 @@ async def _switch(index: Index, live: Generation | None, target: Generation, ove
 
 
 def _earlier(generations: list[Generation], live: Generation, to: str | None) -> Generation:
-    if to is None and not _fitting(generations, "previous"):
+    if to in {None, "previous"} and not _fitting(generations, "previous"):
         raise IndexInputError(
             f"{live.name} is the oldest generation of {live.alias!r} that readers saw; nothing to roll back to."
             " `nightloom generations` shows all; --to names one"

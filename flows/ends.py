@@ -8,7 +8,7 @@ from prefect import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from nightloom.errors import NightloomError
+from nightloom.errors import NightloomError, Unforeseen
 from nightloom.report import RunReport
 from nightloom.tasks.logs import plain_errors
 
@@ -31,9 +31,8 @@ def ending_in_words(
             try:
                 return await run(*given, **named)
             except NightloomError as error:
-                cause = error.__cause__
-                if cause is not None and not isinstance(cause, NightloomError):
-                    get_run_logger().error("nobody foresaw this:", exc_info=cause)
+                if isinstance(error, Unforeseen):
+                    get_run_logger().error("nobody foresaw this:", exc_info=error.__cause__)
                 return failed(error)  # type: ignore[return-value]  # Prefect raises it
 
     return ending

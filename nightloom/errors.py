@@ -22,6 +22,7 @@ The tree says what to do about an error, which is all that a caller needs to kno
     ├── NoAnswer                  the model gave no answer to one question; others may fare better
     ├── CostLimit                 the next request could cost more than answers.max_cost_usd leaves
     ├── NightFailed               the night cannot end well; the live index is untouched: exit code 1
+    │   ├── Unforeseen            an error that nobody foresaw, which is its cause
     │   ├── EmbeddingError        the embedder answered with something that is no embedding
     │   │   └── TextsDeclined     the endpoint of the model declines some texts: their documents are quarantined
     │   ├── IndexRefused          Milvus refuses a request for good
@@ -143,6 +144,10 @@ class CostLimit(NightloomError):
 
 class NightFailed(NightloomError):
     """The night cannot end well; what readers see is untouched."""
+
+
+class Unforeseen(NightFailed):
+    """What nobody foresaw, by its own words; its cause is the error itself, whose traceback is worth a look."""
 
 
 class EmbeddingError(NightFailed):

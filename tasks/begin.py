@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from nightloom.concurrency import alongside
 from nightloom.corpus_file import corpus_name
 from nightloom.embedding import read_ahead
-from nightloom.errors import IndexUnreachable, NightFailed, NightloomError
+from nightloom.errors import IndexUnreachable, NightloomError, Unforeseen
 from nightloom.night import Night, open_night
 from nightloom.night_report import refused_report
 from nightloom.progress import Progress
@@ -63,7 +63,7 @@ async def begin(
             await _refuse(error, name)
             raise
         except Exception as error:
-            failure = NightFailed(f"{type(error).__name__}: {error}")
+            failure = Unforeseen(f"{type(error).__name__}: {error}")
             await _refuse(failure, name)
             raise failure from error
         announce(about("night.started", corpus.name))

@@ -10,7 +10,7 @@ from uuid import UUID
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.logging import get_run_logger
 
-from nightloom.errors import NightFailed, NightloomError, Outcome
+from nightloom.errors import NightloomError, Outcome, Unforeseen
 from nightloom.night import Night
 from nightloom.night_report import report_of
 from nightloom.operate import NOT_ASKED, what_readers_see
@@ -85,7 +85,7 @@ async def reported(night: Night) -> AsyncIterator[None]:
     """Publish the report of a night however it ends.
 
     Raises:
-        NightloomError: What ended the night, with its report; errors that nobody foresaw become NightFailed.
+        NightloomError: What ended the night, with its report; others become Unforeseen.
     """
     try:
         yield
@@ -93,7 +93,7 @@ async def reported(night: Night) -> AsyncIterator[None]:
         error.report = await publish(night, error.outcome, str(error))
         raise
     except Exception as error:
-        failure = NightFailed(f"{type(error).__name__}: {error}")
+        failure = Unforeseen(f"{type(error).__name__}: {error}")
         failure.report = await publish(night, "failed", str(failure))
         raise failure from error
 

@@ -269,7 +269,7 @@ async def test_a_server_that_stays_down_ends_the_night_and_the_next_goes_on(
     tmp_path: Path, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = home_at(tmp_path, own_server.uri, MANY)
-    home.configure(f"timeout_seconds = 6\n{NO_PROBES}{ONE_BY_ONE}[retry]\nminutes = 0.5\n", evaluation=False)
+    home.configure(f"timeout_seconds = 6\n{NO_PROBES}{ONE_BY_ONE}\n[retry]\nminutes = 0.5\n", evaluation=False)
     monkeypatch.setattr(insert, "retry_delay_seconds", 0.5)
     second = reached(monkeypatch, 2)
     running = asyncio.create_task(night(home))

@@ -12,7 +12,7 @@ PREFACE_BYTES = 24
 """What a client of HTTP/2 sends before its first frame."""
 HEAD_BYTES = 9
 DATA, HEADERS = 0, 1
-REQUEST_BYTES = 1500
+REQUEST_BYTES = 2300
 """Only a request that carries vectors is larger."""
 RESET = struct.pack("ii", 1, 0)
 

@@ -33,7 +33,7 @@ from nightloom.tasks.lease import lease_name
 from nightloom.tasks.own_corpus import is_of
 
 FLOW = "nightly-reindex"
-FLOWS = (FLOW, "query-evaluation", "verify", "rollback", "prune")
+FLOWS = (FLOW, "query-evaluation", "verify", "rollback", "promote", "prune")
 CLOCK_SECONDS = 30
 """By how much two clocks may differ: a schedule, a lease and a certificate go by them."""
 PLANNED_MINUTES = 10

@@ -8,6 +8,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events.actions import CallWebhook, SendNotification
 from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
+from pydantic import SecretStr
 
 from nightloom.errors import InputError
 
@@ -24,7 +25,7 @@ async def check_alerts(client: PrefectClient, *, test: bool = False) -> str:
     """Look at every automation that calls somebody, and at the block that it sends by.
 
     Args:
-        client: Of the server.
+        client: The client of the Prefect server to look at.
         test: Send a message by each block.
 
     Returns:
@@ -70,11 +71,18 @@ async def _opened(client: PrefectClient, block: Any) -> tuple[str, Any]:
         opened: Any = Block._from_block_document(document)  # noqa: SLF001  by its id there is no other way
     except Exception as error:  # noqa: BLE001  blocks are of many makers
         raise InputError(f"the block {name!r} cannot be opened: {error}; mend it in the UI under Blocks") from None
-    apprise, url = getattr(opened, "_apprise_client", None), str(getattr(opened, "url", ""))
-    is_address = bool(apprise) if apprise is not None else bool(urlsplit(url).hostname or not hasattr(opened, "url"))
-    if not is_address:
+    if not _has_address(opened):
         raise InputError(f"the block {name!r} cannot send: its URL is no address; mend it in the UI under Blocks")
     return name, opened
+
+
+def _has_address(block: Any) -> bool:
+    """Whether a block knows where to send to, as far as that can be told without sending."""
+    if (apprise := getattr(block, "_apprise_client", None)) is not None:
+        return bool(apprise)  # which has taken the address, or has not
+    url = getattr(block, "url", None)
+    address = url.get_secret_value() if isinstance(url, SecretStr) else url
+    return address is None or bool(urlsplit(str(address)).hostname)
 
 
 async def _send(name: str, opened: Any) -> None:

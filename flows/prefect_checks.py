@@ -28,6 +28,7 @@ from nightloom.corpus import Corpus
 from nightloom.corpus_file import corpus_name
 from nightloom.errors import InputError, NightloomError, PrefectUnavailable
 from nightloom.flows.alerts import check_alerts
+from nightloom.flows.parameters import given_name
 from nightloom.flows.prefect_api import configured_api
 from nightloom.tasks.lease import lease_name
 from nightloom.tasks.own_corpus import is_of
@@ -144,9 +145,9 @@ async def _deployed(client: PrefectClient, corpus: Corpus, file: Path) -> str:
 
 def _corpus_of(deployment: DeploymentResponse, corpus: Corpus, file: Path) -> str | None:
     """The name of the corpus that a deployment runs over; None where its file is not to be had here."""
-    given, name = deployment.parameters.get("corpus_file"), deployment.parameters.get("name")
+    given, name = deployment.parameters.get("corpus_file"), given_name(deployment.parameters)
     if _runs(deployment, file):
-        return str(name or corpus.name)
+        return name or corpus.name
     return corpus_name(given, name) if given and Path(given).is_file() else None
 
 

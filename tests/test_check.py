@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.blocks.system import Secret
+from prefect.blocks.webhook import Webhook as WebhookBlock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import (
     DeploymentScheduleCreate,
@@ -196,6 +197,10 @@ async def test_deployments_that_are_over_another_corpus_are_an_error(on_a_server
             found = (await told(on_a_server, file))["deployed"]
             assert (found[0].startswith(says), found[1]) == (True, True), found
             await client.delete_deployment(wrong)
+        renamed = {"corpus_file": own, "changes": {"name": "company"}}
+        fits = await client.create_deployment(flow, "company", parameters=renamed)
+        assert (await told(on_a_server, file))["deployed"] == ("2 deployments, named after this corpus", False)
+        await client.delete_deployment(fits)
         await client.delete_deployment(mine)
 
 
@@ -292,4 +297,8 @@ async def test_whoever_is_to_be_called_can_be(on_a_server: Corpus, monkeypatch: 
             says, is_error = await alerts(test=True)
             assert ("a test was sent by" in says, is_error) == (True, False)
             assert "No night has failed." in webhook.messages[0]["body"]
+            keeps_its_url: Any = WebhookBlock(url=webhook.url)  # as a secret
+            await client.update_automation(automation, calling(await keeps_its_url.save(f"{name}-secret")))
+            says, is_error = await alerts()
+            assert (says.startswith("somebody is called by"), is_error) == (True, False), says
         await client.delete_automation(automation)

@@ -51,7 +51,7 @@ async def test_a_deployment_refuses_another_corpus(flow: Flow[..., Any], tmp_pat
 async def test_a_deployment_refuses_another_alias_of_its_own_corpus(tmp_path: Path) -> None:
     ours = write_corpus(tmp_path / "docs.toml", "docs")
     with pytest.raises(InputError, match=r"is for the corpus 'docs', and .* is 'demo'"):
-        await run_of(nightly_reindex, "docs", corpus_file=ours, name="demo")
+        await run_of(nightly_reindex, "docs", corpus_file=ours, changes={"name": "demo"})
     with pytest.raises(InputError, match="nowhere"):
         await run_of(nightly_reindex, "docs", corpus_file=ours)
 

@@ -277,12 +277,14 @@ NOT_ASKED = "What readers see now could not be asked."
 async def what_readers_see(index: Index) -> str:
     """What the alias leads to at this moment, counted by a read, in a sentence."""
     try:
-        live = next((one for one in await index.generations() if one.live), None)
-        if live is None:
-            return "Readers see nothing yet."
-        nodes = await index.connection.count(live.name)
+        live = await index.live()
+        return seen_by_readers(live, await index.connection.count(live.name)) if live else "Readers see nothing yet."
     except NightloomError:
         return NOT_ASKED
+
+
+def seen_by_readers(live: Generation, nodes: int) -> str:
+    """The sentence that tells which generation readers see."""
     return f"Readers see {live.name} of {live.created:%Y-%m-%d %H:%M} UTC, {nodes} nodes."
 
 

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from nightloom.errors import NightloomError, Outcome, Unforeseen
 from nightloom.night import Night
 from nightloom.night_report import report_of
-from nightloom.operate import NOT_ASKED, what_readers_see
+from nightloom.operate import NOT_ASKED, seen_by_readers, what_readers_see
 from nightloom.progress import Snapshot
 from nightloom.report import RunReport
 from nightloom.report_files import keep_report
@@ -101,7 +101,7 @@ async def reported(night: Night) -> AsyncIterator[None]:
 async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
     """Write the report to its folder, show what there is to see in the UI, and say how the night ended."""
     report = report_of(night, outcome, reason)
-    report.readers = await _readers(night)
+    report.readers = await _readers(night, outcome)
     if outcome != "refused":  # bad input leaves nothing behind
         unwritten = keep_report(report, night.corpus)
         if unwritten:
@@ -119,7 +119,11 @@ async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
     return report
 
 
-async def _readers(night: Night) -> str:
+async def _readers(night: Night, outcome: Outcome) -> str:
+    """What readers see, in a sentence; a night that ended well has just read that, and asks nothing again."""
+    seen = {"promoted": night.target, "unchanged": night.live}.get(outcome)
+    if seen:
+        return seen_by_readers(seen, night.nodes.total)
     try:
         async with asyncio.timeout(ASKING_SECONDS):
             return await what_readers_see(night.index)

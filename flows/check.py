@@ -96,7 +96,7 @@ def _check_writable(reports: Path) -> None:
     Raises:
         InputError: It cannot be written.
     """
-    there = next(folder for folder in (reports, *reports.parents) if folder.exists())
+    there = _nearest(reports)
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
@@ -112,7 +112,12 @@ def _folders(corpus: Corpus) -> Iterator[Path]:
     if corpus.milvus.file:
         wanted.append(corpus.milvus.file.parent)
     for folder in wanted:
-        yield next(parent for parent in (folder, *folder.parents) if parent.exists())
+        yield _nearest(folder)
+
+
+def _nearest(folder: Path) -> Path:
+    """A folder, or the nearest above it that is there: it is made in that one."""
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def _gigabytes(count: int) -> str:

@@ -172,14 +172,7 @@ def _night(corpus: Path, *, as_json: bool, allow_removals: bool = False, repair:
 
         report = error.report if isinstance(error.report, RunReport) else refused_report(corpus.stem, error)
         code = error.exit_code
-        err.print(
-            f"{report.outcome}: {plain(str(error))}",
-            style="red",
-            markup=False,
-            highlight=False,
-            emoji=False,
-            soft_wrap=True,
-        )
+        err.print(f"{report.outcome}: {plain(str(error))}", style="red", **_AS_IT_IS)
     if as_json:
         print(report.model_dump_json())  # noqa: T201  stdout holds the report and nothing else
     elif report.generation or not code:
@@ -627,7 +620,7 @@ def _result(work: Coroutine[Any, Any, Result], *, as_json: bool) -> Result:
 
 def _said(error: NightloomError) -> typer.Exit:
     """An error of ours on the screen, and the exit that goes with it."""
-    err.print(plain(str(error)), style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+    err.print(plain(str(error)), style="red", **_AS_IT_IS)
     return typer.Exit(error.exit_code)
 
 

@@ -6,7 +6,7 @@ with this process, even where that is killed.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import httpx
 from prefect.events.worker import EventsWorker
@@ -22,21 +22,20 @@ def prefect_api(early: ServerProcess | None = None) -> Iterator[None]:
     """The configured Prefect API, or a temporary one on loopback for the block.
 
     Args:
-        early: A server that was started already, where none seemed to be configured; it is ended with the block.
+        early: A server that was started already, where none seemed to be configured. It is ended with the block, or at
+            once where one is configured.
 
     Raises:
         PrefectUnavailable: The configured one does not answer.
         NightFailed: The temporary one did not start.
     """
-    with ExitStack() as ending:
+    if configured_api():
         if early:
-            ending.callback(early.stop)
-        if configured_api():
-            yield
-            return
-        server = early or ServerProcess()
-        if not early:
-            ending.callback(server.stop)
+            early.stop()
+        yield
+        return
+    server = early or ServerProcess()
+    try:
         from nightloom.flows import nightly_reindex  # noqa: F401, PLC0415  imported while the server starts
 
         server.wait()
@@ -46,6 +45,8 @@ def prefect_api(early: ServerProcess | None = None) -> Iterator[None]:
             finally:
                 APILogWorker.drain_all()  # what is sent at exit would find no server
                 EventsWorker.drain_all()
+    finally:
+        server.stop()
 
 
 def configured_api() -> str | None:

@@ -28,8 +28,8 @@ async def promote(
     Args:
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
         reason: Why the gate is overruled. Kept with the generation, and said in the reports for as long as it is live.
-        generation: Its name, or the beginning of it, as the artifact `<corpus>-generations` gives it; "held" is the one
-            that is held, where there is one alone.
+        generation: Name of a generation, or the beginning of it, as the artifact `<corpus>-generations` gives it;
+            "held" is the one generation that is held, where there are not several.
     """
     corpus = await load_own_corpus(corpus_file)
     token = await find_secret(corpus.milvus.secret)

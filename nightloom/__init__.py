@@ -19,8 +19,9 @@ def reader(corpus: "str | Path", *, token: Any = None, embedder_key: Any = None)
 
     Args:
         corpus: A corpus file, or the name of one: "company" is corpora/company.toml below the working folder.
-        token: Of Milvus, as text or as a Prefect Secret block; default NIGHTLOOM_MILVUS_TOKEN.
-        embedder_key: Of the embedder's endpoint, where it is behind one, likewise; default NIGHTLOOM_EMBEDDER_KEY.
+        token: The token of Milvus, as text or as a Prefect Secret block; default is that in NIGHTLOOM_MILVUS_TOKEN.
+        embedder_key: The key of an embedder's endpoint, as text or as a block; default is that in
+            NIGHTLOOM_EMBEDDER_KEY.
 
     Raises:
         CorpusFileError: There is no such file, or a key in it is wrong.

@@ -62,7 +62,7 @@ def check_values(values: Mapping[str, Any], origin: str) -> Corpus:
     """The corpus that these keys are; its paths are as written.
 
     Args:
-        values: As TOML gives them.
+        values: The keys of a corpus file with their values, as reading its TOML gives them.
         origin: What messages call the place that they come from.
 
     Raises:

@@ -18,6 +18,11 @@ FILES = "the files of the embedder's model"
 def fingerprint(corpus: Corpus, embedder: Embedder) -> str:
     """sha256, hex, over loader, splitter, embedder with its weights, schema, metric and keywords: the same on every
     machine."""
+    return hashlib.sha256(json.dumps(_parts(corpus, embedder), sort_keys=True).encode()).hexdigest()
+
+
+def _parts(corpus: Corpus, embedder: Embedder) -> dict[str, Any]:
+    """All that the fingerprint is made over."""
     parts: dict[str, Any] = {
         "loader": LOADER_VERSION,
         "splitter": [SPLITTER_VERSION, corpus.splitting.max_tokens, corpus.splitting.overlap_tokens],
@@ -27,30 +32,32 @@ def fingerprint(corpus: Corpus, embedder: Embedder) -> str:
     }
     if corpus.retrieval.mode == "hybrid":
         parts["keywords"] = Keywords(corpus.retrieval.language).identity
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return parts
 
 
 def made_of(corpus: Corpus, embedder: Embedder) -> dict[str, str]:
     """What goes into the fingerprint, by names that users know: it is kept with a generation, to name what changed."""
-    parts: dict[str, Any] = {
+    parts = _parts(corpus, embedder)
+    splitter, most, overlap = parts["splitter"]
+    named: dict[str, Any] = {
         "embedder.model": corpus.embedder.model,
         "embedder.text_prefix": json.dumps(corpus.embedder.text_prefix, ensure_ascii=False),
         "the embedder's precision": embedder.precision,
-        "splitting.max_tokens": corpus.splitting.max_tokens,
-        "splitting.overlap_tokens": corpus.splitting.overlap_tokens,
-        "milvus.metric": corpus.milvus.metric,
+        "splitting.max_tokens": most,
+        "splitting.overlap_tokens": overlap,
+        "milvus.metric": parts["metric"],
         "retrieval.mode": corpus.retrieval.mode,
-        "retrieval.language": corpus.retrieval.language if corpus.retrieval.mode == "hybrid" else "none",
-        "the version of the readers of formats": LOADER_VERSION,
-        "the version of the splitter": SPLITTER_VERSION,
-        "the version of the schema": SCHEMA_VERSION,
-        FILES: embedder.identity[:12],
+        "retrieval.language": corpus.retrieval.language if "keywords" in parts else "none",
+        "the version of the readers of formats": parts["loader"],
+        "the version of the splitter": splitter,
+        "the version of the schema": parts["schema"],
+        FILES: parts["embedder"][:12],
     }
-    return {name: str(value) for name, value in parts.items()}
+    return {name: str(value) for name, value in named.items()}
 
 
 def what_changed(before: str, now: Mapping[str, str]) -> str:
-    """Which parts of a fingerprint are others, from what to what, in words.
+    """Say in words which parts of a fingerprint have changed, each with what it was and what it is.
 
     Args:
         before: What `made_of` gave when a generation was made, as JSON; "" where it was not kept.

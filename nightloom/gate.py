@@ -1,7 +1,6 @@
 """What stops a night before readers see it: each check gives its reason in words, or nothing."""
 
 import math
-import textwrap
 from collections.abc import Collection, Iterator, Mapping
 
 from nightloom.comparison import Difference, Loser
@@ -9,11 +8,11 @@ from nightloom.corpus import GateSettings
 from nightloom.errors import Held
 from nightloom.evaluation import Judged
 from nightloom.probes import ALIKE, ProbeScores, VectorChecks
+from nightloom.report import shortened
 
 ALWAYS_ALLOWED = 10
 """Documents that may go, or be quarantined, however small the corpus is."""
 NAMED = 3
-QUESTION_CHARACTERS = 80
 
 
 def check_removals(removed: int, live: int, settings: GateSettings) -> None:
@@ -122,11 +121,6 @@ def below_floor(means: Mapping[str, float], floors: Mapping[str, float]) -> Iter
     for metric, floor in floors.items():
         if means[metric] < floor:
             yield f"{metric} is {means[metric]:.4f}, and gate.floor asks for {floor:g} at least"
-
-
-def shortened(text: str, characters: int = QUESTION_CHARACTERS) -> str:
-    """A text, such as a question, as a message names it: cut between words where it is too long."""
-    return textwrap.shorten(text, characters, placeholder=" ...")
 
 
 def worse_than_live(

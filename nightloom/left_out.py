@@ -31,7 +31,7 @@ class LeftOut:
     kinds: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        """In words, such as "34 files left out by include: 6 .docx, 28 others"."""
+        """What the rule leaves out, as a sentence such as "34 files left out by include: 6 .docx, 28 others"."""
         most = sorted(((kind, count) for kind, count in self.kinds.items() if kind != OTHERS), key=_by_count)
         shown = most[: SHOWN_KINDS if len(self.kinds) > SHOWN_KINDS + 1 else SHOWN_KINDS + 1]
         total = self.kinds.total()

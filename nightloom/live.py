@@ -37,7 +37,7 @@ class Status:
 
     Attributes:
         matches: Whether the corpus file would give the same fingerprint today; None where the model cannot be had.
-        changed: Which parts of it would be others, in words; "" where none, or not known.
+        changed: Which parts of the fingerprint would differ today, in words; "" where none would, or it is not known.
     """
 
     alias: str
@@ -203,7 +203,7 @@ async def status(corpus: Corpus, token: SecretStr | None) -> Status:
     async with open_live(corpus, token) as (index, live):
         rows, heads = await index.contents.read(live.name)
     try:
-        embedder = _embedder_of(corpus, live)
+        embedder = embedder_of(corpus, live)
         matches = fingerprint(corpus, embedder) == live.fingerprint
         changed = "" if matches else what_changed(live.made_of, made_of(corpus, embedder))
     except InputError:
@@ -220,14 +220,15 @@ def _listed_now(corpus: Corpus) -> set[tuple[str, str]]:
         return set()
 
 
-def _embedder_of(corpus: Corpus, live: Generation, access: Access = NO_ACCESS) -> Embedder:
+def embedder_of(corpus: Corpus, live: Generation, access: Access = NO_ACCESS) -> Embedder:
+    """The embedder of a corpus file, with the precision of the live generation where the file leaves it open."""
     embedder = Embedder(corpus.embedder, access)
     embedder.follow([live.embedder])
     return embedder
 
 
 def _same_embedder(corpus: Corpus, live: Generation, access: Access) -> Embedder:
-    embedder = _embedder_of(corpus, live, access)
+    embedder = embedder_of(corpus, live, access)
     if fingerprint(corpus, embedder) != live.fingerprint:
         changed = what_changed(live.made_of, made_of(corpus, embedder))
         raise IndexInputError(

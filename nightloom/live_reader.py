@@ -38,6 +38,7 @@ from nightloom.filters import condition
 from nightloom.fingerprint import fingerprint
 from nightloom.generations import Generation
 from nightloom.index import Index
+from nightloom.live import embedder_of
 from nightloom.milvus import Connection
 from nightloom.retrieval import Question
 from nightloom.rows import among, nodes_among
@@ -57,7 +58,7 @@ class Live:
 
     Attributes:
         corpus: The corpus file as it was when this generation was found to be live.
-        embedder: Which the generation was made with.
+        embedder: The embedder that this generation was made with.
     """
 
     generation: Generation
@@ -83,8 +84,9 @@ class Reader:
 
         Args:
             file: The corpus file.
-            token: Of Milvus: text, or a Prefect Secret block; None for NIGHTLOOM_MILVUS_TOKEN.
-            embedder_key: Of the embedder's endpoint, likewise; None for NIGHTLOOM_EMBEDDER_KEY.
+            token: The token of Milvus, as text or as a Prefect Secret block; None for that in NIGHTLOOM_MILVUS_TOKEN.
+            embedder_key: The key of the embedder's endpoint, as text or as a block; None for that in
+                NIGHTLOOM_EMBEDDER_KEY.
 
         Raises:
             CorpusFileError: The file is none, or names a block, which is opened by nights alone.
@@ -248,8 +250,7 @@ class Reader:
             return self._live.corpus if self._live else self.corpus
 
     def _embedder_of(self, corpus: Corpus, live: Generation) -> Embedder:
-        embedder = Embedder(corpus.embedder, self._access)
-        embedder.follow([live.embedder])
+        embedder = embedder_of(corpus, live, self._access)
         if fingerprint(corpus, embedder) == live.fingerprint:
             return embedder
         made_with = embedder.other(live.embedder)

@@ -197,7 +197,7 @@ class Night:
         self.live = next((generation for generation in self.generations if generation.live), None)
         self.embedder.follow(one.embedder for one in by_precedence(self.generations))
         self.fingerprint = await asyncio.to_thread(fingerprint, self.corpus, self.embedder)
-        self.made_of = await asyncio.to_thread(made_of, self.corpus, self.embedder)
+        self.made_of = made_of(self.corpus, self.embedder)
         if self.live:
             await self._read_live(self.live)
         if self.live is None or self.live.fingerprint != self.fingerprint:
@@ -794,7 +794,8 @@ class Night:
     @property
     def quarantined_before(self) -> Mapping[str, str]:
         """Since which date the documents that the last night could not take are quarantined, by `short_id`."""
-        return self.history[-1].quarantined if self.history else {}
+        nights = self.history
+        return nights[-1].quarantined if nights else {}
 
     @property
     def quarantined_since(self) -> dict[str, str]:

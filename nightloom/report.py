@@ -2,6 +2,7 @@
 
 import html
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from nightloom.probes import ProbeScores, VectorChecks
 
 SHOWN_QUARANTINED = 50
 SHOWN_LOSERS = 20
+QUESTION_CHARACTERS = 80
+"""Of a question, in a message."""
 SHOWN_TEXT = 120
 """Characters of a query."""
 
@@ -302,6 +305,11 @@ def escape(text: str) -> str:
 def plain(text: str) -> str:
     """Text of a corpus, safe in a terminal: control and direction characters are replaced, line breaks kept."""
     return "\n".join(_CONTROL.sub("\ufffd", line) for line in text.replace("\t", "    ").split("\n"))
+
+
+def shortened(text: str, characters: int = QUESTION_CHARACTERS) -> str:
+    """A text, such as a question, as a message names it: cut between words where it is longer than that."""
+    return textwrap.shorten(text, characters, placeholder=" ...")
 
 
 def to_markdown(report: RunReport, *, charts: bool = True) -> str:

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from nightloom.corpus import Corpus
+from nightloom.generations import STAMP
 from nightloom.page import to_html
 from nightloom.report import RunReport, to_markdown
 
-STAMP = "%Y%m%dt%H%M%Sz"
 SUFFIXES = (".md", ".html", ".json")
 
 

@@ -15,9 +15,8 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from nightloom.errors import NightloomError
-from nightloom.gate import shortened
 from nightloom.generations import Generation
-from nightloom.report import RunReport, scores_in_words, scores_page, to_markdown
+from nightloom.report import RunReport, scores_in_words, scores_page, shortened, to_markdown
 from nightloom.tables import Row, Rows, capped, generations_table
 
 SHOWING_SECONDS = 15

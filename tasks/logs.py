@@ -2,8 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from nightloom.errors import NightloomError
 
@@ -22,31 +22,29 @@ def show_own_logs() -> None:
         own.addHandler(handler)  # once, however often it is called
 
 
-@contextmanager
-def quiet_tasks() -> Iterator[None]:
+def quiet_tasks() -> AbstractContextManager[None]:
     """Leave out, inside the block, one line for each task that ended well: the UI shows those, and steps say what they
     did. A log is a page that somebody reads."""
+    return _filtered(_has_news)
+
+
+def plain_errors() -> AbstractContextManager[None]:
+    """Inside the block, what tasks failed with and was foreseen is logged in its own words; its traceback at DEBUG."""
+    return _filtered(_in_words)
+
+
+@contextmanager
+def _filtered(through: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
     logger = logging.getLogger(TASKS)
-    logger.addFilter(_has_news)
+    logger.addFilter(through)
     try:
         yield
     finally:
-        logger.removeFilter(_has_news)
+        logger.removeFilter(through)
 
 
 def _has_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(ENDED_WELL)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Inside the block, what tasks failed with and was foreseen is logged in its own words; its traceback at DEBUG."""
-    logger = logging.getLogger(TASKS)
-    logger.addFilter(_in_words)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_in_words)
 
 
 def _in_words(record: logging.LogRecord) -> bool:

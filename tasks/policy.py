@@ -15,7 +15,7 @@ from nightloom.errors import EndpointUnavailable, IndexUnreachable, TransientErr
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
-PAUSES = (2, 4, 8, 16, 30, *[60] * 45)
+PAUSES: tuple[float, ...] = (2, 4, 8, 16, 30, *[60] * 45)
 """Seconds before each retry, as many as Prefect takes; each is drawn at random between half as long and half as long
 again."""
 JITTER = 0.5
@@ -24,18 +24,17 @@ patience: ContextVar[float] = ContextVar("patience", default=RetrySettings().min
 """Minutes for which a step is tried again, as the corpus file of the flow run says."""
 
 
-def pauses() -> tuple[int, ...]:
+def pauses() -> tuple[float, ...]:
     """The pauses before the retries of one step: as many as the patience of this flow run has room for."""
     fit = sum(total <= 60 * patience.get() for total in accumulate(PAUSES))
     return PAUSES[:fit]
 
 
 def is_worth_a_retry(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry can mend what a task run failed with, a TransientError or a timeout, and there is time for it.
+    """Whether there is time for a retry, and it can mend what a task run failed with: a TransientError or a timeout.
 
-    In a run of a deployment also a Milvus that is not there.
-
-    An endpoint that asks to be left alone for longer than a night waits is not tried again.
+    In a run of a deployment it can also be a Milvus that is not there. An endpoint that asks to be left alone for
+    longer than a night waits is not tried again.
     """
     if run.run_count > len(pauses()):
         return False
@@ -60,7 +59,7 @@ def step(
         name=name,
         task_run_name=run_name,
         retries=len(PAUSES),
-        retry_delay_seconds=list(map(float, PAUSES)),
+        retry_delay_seconds=list(PAUSES),
         retry_jitter_factor=JITTER,
         retry_condition_fn=is_worth_a_retry,
         timeout_seconds=timeout_seconds,

@@ -18,7 +18,6 @@ from nightloom.gate import (
     lost_probes,
     lost_text,
     may_miss,
-    shortened,
     too_many_set_aside,
     worse_than_live,
     wrong_vectors,
@@ -36,6 +35,7 @@ from nightloom.probes import (
     lacks,
     passage_of,
 )
+from nightloom.report import shortened
 from nightloom.versions import Versions
 
 UNITS = np.eye(4, dtype=np.float32)

@@ -10,9 +10,9 @@ from typing import Any
 from nightloom.documents import Scalar
 
 MAX_CHARACTERS = 16_000
-"""Of front matter; longer one is taken as text."""
+"""Front matter with more characters than these is taken as text of the document."""
 VALUE_CHARACTERS = 1_000
-"""Of a value to filter on; a longer one is text of the document."""
+"""A field with more characters than these is no value to filter on, and is taken as text of the document."""
 UNREADABLE = "front matter that cannot be read, taken as text"
 
 FRONT_MATTER = re.compile(

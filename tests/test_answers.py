@@ -364,7 +364,7 @@ def test_an_answer_that_could_cost_too_much_is_not_asked_for(corpus: Path, serve
         ('base_url = "https://user:hunter2@host/v1"', "answers.base_url: put no credentials into the address"),
         ('base_url = "https://host/v1?key=hunter2"', "answers.base_url: put no credentials into the address"),
         ('base_url = "hunter2"', "answers.base_url: this is no http:// or https:// address"),
-        ('api_key = "hunter2"', "answers.api_key: unknown key"),
+        ('api_key = "hunter2"', "put it into the environment as NIGHTLOOM_ANSWERS_KEY"),
         ("usd_per_million_input_tokens = 1", "usd_per_million_output_tokens together"),
         ("max_tokens = 5000", "max_tokens = 5000 is more than half of context_tokens = 8192"),
         ("max_cost_usd = -1", "answers.max_cost_usd"),

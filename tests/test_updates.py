@@ -409,8 +409,8 @@ async def test_a_generation_to_which_nothing_came_to_be_written_is_dropped(
     created = asyncio.Event()
     create = Index.create
 
-    async def create_and_tell(self: Index, *given: Any) -> Generation:
-        found = await create(self, *given)
+    async def create_and_tell(self: Index, *given: Any, **named: Any) -> Generation:
+        found = await create(self, *given, **named)
         created.set()
         return found
 

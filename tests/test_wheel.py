@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.builders import ROOT
+from tests.prefect_server import PrefectServer
 
 PLANTS = "The office is closed on the first Monday of October, when everybody repots the plants."
 SERVER = "The server room is cooled to 19 degrees; nobody may prop its door open."
@@ -36,11 +37,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """API address of a server for these tests alone, which make the pool that other tests expect to make."""
+    server = PrefectServer(tmp_path_factory.mktemp("server"))
+    yield server.api
+    server.kill()
+
+
 @pytest.fixture
-def typed(wheel: Path, tmp_path: Path, prefect_server: str) -> Typed:
+def typed(wheel: Path, tmp_path: Path, own_server: str) -> Typed:
     """Runs a command of the wheel in a folder below the test's own; returns what it printed."""
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environ |= {"PATH": f"{wheel}{os.pathsep}{environ['PATH']}", "PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
+    environ |= {"PATH": f"{wheel}{os.pathsep}{environ['PATH']}", "PREFECT_API_URL": own_server, "COLUMNS": "200"}
 
     def run(*words: str, folder: str = ".", code: int = 0) -> str:
         done = subprocess.run(
@@ -66,7 +75,7 @@ def foreign(folder: Path) -> None:
         (folder / name / "__init__.py").write_text("raise SystemExit('not yours')\n", encoding="utf-8")
 
 
-def test_a_project_from_the_wheel_to_a_night_by_a_worker(tmp_path: Path, typed: Typed, prefect_server: str) -> None:
+def test_a_project_from_the_wheel_to_a_night_by_a_worker(tmp_path: Path, typed: Typed, own_server: str) -> None:
     foreign(tmp_path)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "office.md").write_text(PLANTS, encoding="utf-8")
@@ -86,7 +95,7 @@ def test_a_project_from_the_wheel_to_a_night_by_a_worker(tmp_path: Path, typed: 
     assert "Mark flow runs whose process is gone" in typed("nightloom", "bootstrap", corpus, folder="mine")
     deployed = typed("python", "-m", "prefect", "--no-prompt", "deploy", "--all", folder="mine")
     assert "Skipping" not in deployed
-    found = httpx.post(f"{prefect_server}/deployments/filter", json={}).raise_for_status().json()
+    found = httpx.post(f"{own_server}/deployments/filter", json={}).raise_for_status().json()
     mine = [one for one in found if one["name"] == "wheeled"]
     assert len(mine) == deployed.count("successfully created"), "nothing of ours is deployed beside"
     assert {one["parameters"]["corpus_file"] for one in mine} == {corpus}
@@ -100,7 +109,7 @@ def test_a_project_from_the_wheel_to_a_night_by_a_worker(tmp_path: Path, typed: 
         "deployments": {"id": {"any_": [one["id"] for one in mine]}},
         "flow_runs": {"start_time": {"is_null_": False}},
     }
-    runs = httpx.post(f"{prefect_server}/flow_runs/filter", json=ids).raise_for_status().json()
+    runs = httpx.post(f"{own_server}/flow_runs/filter", json=ids).raise_for_status().json()
     night, back = sorted((run["state"] for run in runs), key=lambda state: str(state["type"]))
     assert night["type"] == "COMPLETED"
     assert "1 removed" in night["message"]

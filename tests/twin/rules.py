@@ -193,12 +193,23 @@ class Moments(Rule):
             moment = max(behind, asked) if level == CUSTOMIZED else behind
         if self.backend.is_lite:
             request.guarantee_timestamp = 0
-        if hidden := self._later(call, moment):
-            _narrow(call, f"id not in {json.dumps(sorted(hidden))}")
-        answer = go_on(call)
+        answer = self._read(call, go_on, moment, again=bool(pages and asked))
         if pages and not asked:
             answer.session_ts = now
         return answer
+
+    def _read(self, call: Call, go_on: GoOn, moment: int, *, again: bool) -> Any:
+        """The answer without the rows that came later; with `again`, also without those that came while it was made."""
+        given = type(call.request)()
+        given.CopyFrom(call.request)
+        while True:
+            hidden = self._later(call, moment)
+            if hidden:
+                _narrow(call, f"id not in {json.dumps(sorted(hidden))}")
+            answer = go_on(call)
+            if not again or self._later(call, moment) == hidden:
+                return answer
+            call.request.CopyFrom(given)
 
     def _note(self, call: Call) -> None:
         at = self.backend.now(call)

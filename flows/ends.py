@@ -41,10 +41,10 @@ def ending_in_words(
 def failed(error: NightloomError) -> State[Any]:
     """The state of a run that an error has ended, named Held, Refused or Failed.
 
-    Its message is what somebody is called with: for a night, also the corpus and what readers see now.
+    Its message is what somebody is called with: also the corpus and what readers see now, where that is known.
     """
-    report = error.report if isinstance(error.report, RunReport) else None
-    says = f"{report.corpus}: {str(error).rstrip('.')}. {report.readers}" if report else str(error)
+    told = error.report if isinstance(error.report, RunReport) else error
+    says = f"{told.corpus}: {str(error).rstrip('.')}. {told.readers}" if told.corpus else str(error)
     return Failed(name=error.outcome.capitalize(), message=says, data=error)
 
 

@@ -6,12 +6,11 @@ from prefect import flow
 
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
+from nightloom.flows.operating import operating
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
 from nightloom.tasks.lease import lease
 from nightloom.tasks.operate import drop_generations, list_generations
-from nightloom.tasks.own_corpus import load_own_corpus
-from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="prune", flow_run_name=run_name, persist_result=False, result_serializer="json")
@@ -31,10 +30,9 @@ async def prune(
             half-built and the next one would go on with.
         dry_run: Drop nothing.
     """
-    corpus = await load_own_corpus(corpus_file, {"index": {"keep": keep}})
-    token = await find_secret(corpus.milvus.secret)
-    async with lease(corpus):  # what a night is building is half-built, too
+    changes = {"index": {"keep": keep}}
+    async with operating(corpus_file, changes) as (corpus, token), lease(corpus):  # a night's own is half-built, too
         gone = await drop_generations(corpus, token, unseen=which == "all", dry_run=dry_run)
         await show_generations(corpus.name, await list_generations(corpus, token))
-    says = f"{'would drop' if dry_run else 'dropped'} {', '.join(gone) or 'nothing'}"
-    return completed(says, {"dropped": gone, "dry_run": dry_run})
+        says = f"{'would drop' if dry_run else 'dropped'} {', '.join(gone) or 'nothing'}"
+        return completed(says, {"dropped": gone, "dry_run": dry_run})

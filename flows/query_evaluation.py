@@ -9,12 +9,11 @@ from prefect.logging import get_run_logger
 from nightloom.errors import Held
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
+from nightloom.flows.operating import operating
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tables import queries_table
 from nightloom.tasks.artifacts import show_scores, show_table
 from nightloom.tasks.operate import ask_live
-from nightloom.tasks.own_corpus import load_own_corpus
-from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="query-evaluation", flow_run_name=run_name, persist_result=False, result_serializer="json")
@@ -38,16 +37,16 @@ async def query_evaluation(
             {"metrics": ["P@10"]}.
     """
     started = datetime.now(UTC)
-    corpus = await load_own_corpus(corpus_file, {"evaluation": evaluation, "gate": {"floor": floor}})
-    asked = await ask_live(corpus, await find_secret(corpus.milvus.secret))
-    report = asked.report(corpus, started)
-    await show_scores(report)
-    rows = queries_table(asked.judged.golden.texts, asked.scores.per_query)
-    await show_table(corpus.name, "queries", rows, f"{len(rows)} golden queries, the worst first")
-    missed = "; ".join(asked.missed(corpus))
-    if missed and missed_floor == "hold":
-        raise Held(missed)
-    if missed:
-        get_run_logger().warning(missed)
-    says = ", ".join(f"{metric} {mean:.4f}" for metric, mean in asked.scores.means.items())
-    return completed(says, report.model_dump(mode="json"))
+    async with operating(corpus_file, {"evaluation": evaluation, "gate": {"floor": floor}}) as (corpus, token):
+        asked = await ask_live(corpus, token)
+        report = asked.report(corpus, started)
+        await show_scores(report)
+        rows = queries_table(asked.judged.golden.texts, asked.scores.per_query)
+        await show_table(corpus.name, "queries", rows, f"{len(rows)} golden queries, the worst first")
+        missed = "; ".join(asked.missed(corpus))
+        if missed and missed_floor == "hold":
+            raise Held(missed)
+        if missed:
+            get_run_logger().warning(missed)
+        says = ", ".join(f"{metric} {mean:.4f}" for metric, mean in asked.scores.means.items())
+        return completed(says, report.model_dump(mode="json"))

@@ -8,11 +8,10 @@ from prefect.logging import get_run_logger
 
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
+from nightloom.flows.operating import operating
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tasks.artifacts import show_generations
 from nightloom.tasks.operate import list_generations, switch_back, what_is_live
-from nightloom.tasks.own_corpus import load_own_corpus
-from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="rollback", flow_run_name=run_name, persist_result=False, result_serializer="json")
@@ -28,10 +27,9 @@ async def rollback(corpus_file: CorpusFile, to: Annotated[str, titled("Generatio
         to: Name of a generation, or the beginning of it, as the artifact `<corpus>-generations` gives it; "previous"
             is the one that readers saw before the live one.
     """
-    corpus = await load_own_corpus(corpus_file)
-    token = await find_secret(corpus.milvus.secret)
-    made = await switch_back(corpus, token, to or None, await what_is_live(corpus, token))
-    await show_generations(corpus.name, await list_generations(corpus, token))
-    says = f"{made.alias} is {made.after} again, and was {made.before}"
-    get_run_logger().info(says)
-    return completed(says, asdict(made))
+    async with operating(corpus_file) as (corpus, token):
+        made = await switch_back(corpus, token, to or None, await what_is_live(corpus, token))
+        await show_generations(corpus.name, await list_generations(corpus, token))
+        says = f"{made.alias} is {made.after} again, and was {made.before}"
+        get_run_logger().info(says)
+        return completed(says, asdict(made))

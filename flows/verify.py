@@ -10,12 +10,11 @@ from nightloom.errors import IndexInconsistent, NightloomError
 from nightloom.flows.ends import completed, ending_in_words
 from nightloom.flows.names import run_name
 from nightloom.flows.nightly_reindex import nightly_reindex
+from nightloom.flows.operating import operating
 from nightloom.flows.parameters import CorpusFile, titled
 from nightloom.tables import findings_table
 from nightloom.tasks.artifacts import show_table
 from nightloom.tasks.operate import audit_live
-from nightloom.tasks.own_corpus import load_own_corpus
-from nightloom.tasks.secrets import find_secret
 
 
 @flow(name="verify", flow_run_name=run_name, persist_result=False, result_serializer="json")
@@ -29,17 +28,18 @@ async def verify(corpus_file: CorpusFile, repair: Annotated[bool, titled("Repair
         corpus_file: The TOML file, as the worker finds it: relative to the folder that it was started in.
         repair: Run a night that makes those documents anew, where there are any.
     """
-    corpus = await load_own_corpus(corpus_file)
-    live, found = await audit_live(corpus, await find_secret(corpus.milvus.secret))
-    says = f"{live.name}: {found.rows} rows of {len(found.heads)} documents"
-    await show_table(corpus.name, "verify", findings_table(found.findings), f"{says}, {len(found.findings)} not whole")
-    if found.findings and not repair:
-        raise IndexInconsistent(f"{says}, not whole: {named(found.findings)}; run it with `repair` to make them anew")
-    if found.findings:
-        try:
-            await nightly_reindex(corpus_file=corpus_file, repair=True)
-        except NightloomError as error:  # whoever is to be called has been, by the night's own run
-            return Failed(name="Not repaired", message=str(error), data=error)  # type: ignore[return-value]  # raised
-        says = f"{says}, {len(found.findings)} were not whole, and are made anew"
-    data = {"generation": live.name, "rows": found.rows, "documents": len(found.heads), "repaired": len(found.findings)}
-    return completed(says, data)
+    async with operating(corpus_file) as (corpus, token):
+        live, found = await audit_live(corpus, token)
+        broken = found.findings
+        says = f"{live.name}: {found.rows} rows of {len(found.heads)} documents"
+        await show_table(corpus.name, "verify", findings_table(broken), f"{says}, {len(broken)} not whole")
+        if broken and not repair:
+            raise IndexInconsistent(f"{says}, not whole: {named(broken)}; run it with `repair` to make them anew")
+        if broken:
+            try:
+                await nightly_reindex(corpus_file=corpus_file, repair=True)
+            except NightloomError as error:  # whoever is to be called has been, by the night's own run
+                return Failed(name="Not repaired", message=str(error), data=error)  # type: ignore[return-value]  # raised
+            says = f"{says}, {len(broken)} were not whole, and are made anew"
+        data = {"generation": live.name, "rows": found.rows, "documents": len(found.heads), "repaired": len(broken)}
+        return completed(says, data)

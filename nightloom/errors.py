@@ -45,6 +45,10 @@ class NightloomError(Exception):
     outcome: Outcome = "failed"
     report: object = None
     """The run report of the night that this ended, once there is one."""
+    corpus: str = ""
+    """Name of the corpus of another flow run that this ended."""
+    readers: str = ""
+    """What readers of that corpus saw then, in a sentence."""
 
 
 class TransientError(NightloomError):

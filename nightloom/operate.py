@@ -1,5 +1,6 @@
 """What an operator does with an index: look at its generations, verify the live one, roll back, promote, drop."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from pydantic import SecretStr
 
 from nightloom.audit import Audit, named
 from nightloom.corpus import Corpus
-from nightloom.errors import IndexInconsistent, IndexInputError, NightloomError
+from nightloom.errors import IndexInconsistent, IndexInputError, InputError, NightloomError
 from nightloom.generations import Generation, disposable, state_of
 from nightloom.heads import versions_of
 from nightloom.index import Index, open_index, proof_of
@@ -131,6 +132,10 @@ async def find_promotable(corpus: Corpus, token: SecretStr | None, name: str) ->
         return _promotable(await index.generations(), corpus, name)
 
 
+REASON_CHARACTERS = 1000
+"""Most characters of the reason for which the gate is overruled."""
+
+
 async def promote_held(
     corpus: Corpus, token: SecretStr | None, name: str, reason: str = "", seen: str | None = None
 ) -> tuple[Switch, RunReport]:
@@ -148,16 +153,19 @@ async def promote_held(
         The switch, and its report, which says what was overruled and is saved like that of a night.
 
     Raises:
+        InputError: The reason is too long.
         IndexInputError: There is no such generation, readers saw it already, or no night found it to be whole.
         IndexInconsistent: Rows of it are not whole: nothing is switched.
         IndexTaken: Readers were switched to another one since.
     """
-    started = datetime.now(UTC)
+    started, reason = datetime.now(UTC), reason.strip()
+    if len(reason) > REASON_CHARACTERS:
+        raise InputError(f"the reason has {len(reason)} characters; shorten it to {REASON_CHARACTERS}")
     async with open_index(corpus.milvus, corpus.name, token) as index:
         generations = _as_seen(await index.generations(), seen)
         target = _promotable(generations, corpus, name)
         live = next((generation for generation in generations if generation.live), None)
-        why = f"; the operator's reason: {reason.strip()}" if reason.strip() else ""
+        why = f"; the operator's reason: {reason}" if reason else ""
         held = f"{target.held or 'it was never evaluated'}{why}"
         made = await _switch(index, live, target, overruled=held if target.held or why else "")
     report = RunReport(
@@ -272,14 +280,28 @@ async def prune(corpus: Corpus, token: SecretStr | None, *, unseen: bool = False
 
 
 NOT_ASKED = "What readers see now could not be asked."
+ASKING_SECONDS = 15
+"""For what readers see, where a run has ended because Milvus does not answer."""
 
 
 async def what_readers_see(index: Index) -> str:
     """What the alias leads to at this moment, counted by a read, in a sentence."""
     try:
-        live = await index.live()
-        return seen_by_readers(live, await index.connection.count(live.name)) if live else "Readers see nothing yet."
-    except NightloomError:
+        async with asyncio.timeout(ASKING_SECONDS):
+            live = await index.live()
+            return (
+                seen_by_readers(live, await index.connection.count(live.name)) if live else "Readers see nothing yet."
+            )
+    except (NightloomError, TimeoutError):
+        return NOT_ASKED
+
+
+async def readers_of(corpus: Corpus, token: SecretStr | None) -> str:
+    """What readers of an index see at this moment, as `what_readers_see`, over a connection of its own."""
+    try:
+        async with asyncio.timeout(ASKING_SECONDS), open_index(corpus.milvus, corpus.name, token) as index:
+            return await what_readers_see(index)
+    except (NightloomError, TimeoutError):
         return NOT_ASKED
 
 

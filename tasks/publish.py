@@ -21,8 +21,6 @@ from nightloom.tables import DocumentsTable, counts_table, quarantine_table
 from nightloom.tasks.artifacts import artifact_key, show_generations, show_report, show_scores, show_table, showing
 from nightloom.tasks.events import announce_end
 
-ASKING_SECONDS = 15
-"""For what readers see, where a night has ended because Milvus does not answer."""
 PROGRESS_SECONDS = 2
 """Between two updates of the progress artifact, at least."""
 LOGGED_TIMES = 10
@@ -122,13 +120,7 @@ async def publish(night: Night, outcome: Outcome, reason: str) -> RunReport:
 async def _readers(night: Night, outcome: Outcome) -> str:
     """What readers see, in a sentence; a night that ended well has just read that, and asks nothing again."""
     seen = {"promoted": night.target, "unchanged": night.live}.get(outcome)
-    if seen:
-        return seen_by_readers(seen, night.nodes.total)
-    try:
-        async with asyncio.timeout(ASKING_SECONDS):
-            return await what_readers_see(night.index)
-    except TimeoutError:
-        return NOT_ASKED
+    return seen_by_readers(seen, night.nodes.total) if seen else await what_readers_see(night.index)
 
 
 async def _show_documents(night: Night, report: RunReport) -> None:

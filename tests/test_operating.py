@@ -125,7 +125,10 @@ async def test_a_refused_run_ends_in_words_and_shows_no_traceback(
 ) -> None:
     state = await rollback(corpus_file=home.file, to="no_such_generation", return_state=True)
     assert (state.type.value, state.name) == ("FAILED", "Refused")
-    assert (state.message or "").startswith("no_such_generation: no generation of")
+    assert re.match(
+        rf"{home.name}: no_such_generation: no generation of .*\. Readers see {home.name}_\S+ of .*, \d+ nodes\.$",
+        state.message or "",
+    )
     shown = [record for record in caplog.records if record.levelno >= logging.INFO]
     assert not [record for record in shown if record.exc_info], "a traceback"
     assert "Traceback" not in "".join(map(str, shown))
@@ -152,7 +155,7 @@ async def test_the_live_index_is_scored_and_a_missed_floor_is_held(home: Home, k
     other = {"qrels": str(home.folder / "other.tsv")}
     state = await query_evaluation(corpus_file=home.file, evaluation=other, floor=0.9, return_state=True)
     assert (state.type.value, state.name) == ("FAILED", "Held")
-    assert re.match(r"nDCG@10 is 0\.\d+, and gate.floor asks for 0.9 at least", state.message or "")
+    assert re.match(rf"{home.name}: nDCG@10 is 0\.\d+, and gate.floor asks for 0.9 at least", state.message or "")
     page = latest(prefect_api, f"{key}-scores")
     assert "| Metric | Mean | Floor |\n" in page
     assert "| 0.9 |" in page
@@ -205,6 +208,8 @@ def test_a_promotion_from_the_command_line_emits_its_event(home: Home, key: str,
     with pytest.raises(Held):
         asyncio.run(night(home, gate={"floor": 2.0}))
     *_, live, held = asyncio.run(all_generations(home.corpus, None))
+    too_long = command("promote", home.file, held.name, "--yes", "--reason", 1001 * "x")
+    assert (too_long.returncode, too_long.stderr.count("1001 characters; shorten it to 1000")) == (2, 1)
     done = command("promote", home.file, held.name, "--yes", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     *_, made = asyncio.run(events_of(prefect_api, home.name, "nightloom.index.promoted", times=3))

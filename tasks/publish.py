@@ -125,7 +125,8 @@ async def _readers(night: Night, outcome: Outcome) -> str:
 
 async def _show_documents(night: Night, report: RunReport) -> None:
     changes = DocumentsTable(night.plan, night.live_heads, {entry.id for entry in night.quarantined})
-    says = f"{len(changes)} documents added, changed or removed, compared with what readers saw before"
+    planned = "" if report.outcome in {"promoted", "unchanged"} else "to be "
+    says = f"{len(changes)} documents {planned}added, changed or removed, compared with what readers saw before"
     await show_table(report.corpus, "documents", changes, says)
 
 

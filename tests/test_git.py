@@ -201,8 +201,10 @@ async def test_a_repository_that_is_not_there_is_refused_and_one_that_is_down_ma
     for number, git in enumerate((f"{tmp_path}/nowhere", f"{tmp_path}/empty", over_http.replace("docs", "none"))):
         with pytest.raises(SourceError, match="mend its git"):
             await taken(git_source(git), tmp_path / str(number))
-    with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1"):
+    with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1") as down:
         await taken(git_source("http://127.0.0.1:9/docs.git"), tmp_path / "down")
+    assert "Connection refused" in str(down.value)
+    assert "Max retries" not in str(down.value), "it is not tried again by the library"
 
 
 async def test_what_is_known_of_a_repository_before_a_night(

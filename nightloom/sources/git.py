@@ -191,7 +191,15 @@ def _asked(source: SourceSettings, do: Callable[[], Result]) -> Result:
     except (SourceError, MemoryError):
         raise
     except Exception as error:
-        raise SourceUnavailable(f"{source.git}: {type(error).__name__}: {error}") from error
+        raise SourceUnavailable(f"{source.git}: {_innermost(error)}") from error
+
+
+def _innermost(error: Exception) -> str:
+    """What an error says, without the frames that urllib3 and dulwich put around it."""
+    inner = error.__cause__ or error
+    while isinstance(reason := getattr(inner, "reason", None), Exception):
+        inner = reason
+    return f"{type(inner).__name__}: {inner}"
 
 
 def _config() -> ConfigDict:
